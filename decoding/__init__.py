@@ -1,0 +1,1 @@
+"""Engines: everything that turns a prompt into tokens under the same hooks."""

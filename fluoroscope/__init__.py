@@ -1,0 +1,1 @@
+"""fluoroscope: watch a language model think while it decodes."""

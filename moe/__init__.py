@@ -1,0 +1,1 @@
+"""Experts: routing, super experts, pruning, carving."""

@@ -1,0 +1,1 @@
+"""Seeing: open a model, name its sites, capture, store, probe."""

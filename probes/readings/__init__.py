@@ -1,0 +1,1 @@
+"""Readings: what captured states say (lenses, massive activations, sinks, probes, loss)."""

@@ -1,0 +1,1 @@
+"""Showing: one self-contained HTML page from one run file."""

@@ -1,0 +1,1 @@
+"""Taking apart: sparse autoencoders and superposition."""
