@@ -7,13 +7,13 @@ kind, so code that knows nothing of fluoroscope still catches it. Rooms add thei
     ├── OptionError (ValueError)                 an option outside its range
     ├── MissingPackageError (ImportError)        an optional package is not installed
     ├── ModelError
-    │   ├── ModelNotFoundError (LookupError)     no such directory, file, hub name or embedded model
-    │   ├── UnsafeModelError (ValueError)        remote code or pickled weights, not asked for by name
-    │   ├── DamagedModelError (OSError)          bytes do not match their digest, or a file is cut short
+    │   ├── ModelNotFoundError (LookupError)     no such directory, file, hub name or package
+    │   ├── UnsafeModelError (ValueError)        remote code or pickles not asked for by name
+    │   ├── DamagedModelError (OSError)          a digest does not hold, or a file is cut short
     │   └── NotEnoughMemoryError (MemoryError)   the weights will not fit
     ├── SiteError
     │   ├── UnknownSiteError (LookupError)       the model has no such site
-    │   ├── UnsupportedArchitectureError (ValueError)  no table, and structure gave no checked answer
+    │   ├── UnsupportedArchitectureError (ValueError)  no table, and structure gave no answer
     │   ├── SiteCheckError (RuntimeError)        a site's values disagree with the model's own
     │   └── SiteNotFiredError (RuntimeError)     a forward pass ended without reaching the site
     ├── CorpusError (ValueError)                 text that cannot be read or is not there
@@ -22,9 +22,9 @@ kind, so code that knows nothing of fluoroscope still catches it. Rooms add thei
     │   ├── SchemaVersionError                   written by a newer or unknown schema
     │   ├── DamagedRunFileError                  digests, lengths or links do not hold
     │   ├── RunExistsError                       the output exists and is not to be resumed
-    │   └── RunMismatchError (ValueError)        another model, tokenizer or corpus than the file's
-    ├── MissingResultError (LookupError)         an analysis has not been run; names the call that would
-    └── IncompleteError (RuntimeError)           stopped early with everything so far kept; resumable
+    │   └── RunMismatchError (ValueError)        another model or corpus than the file's
+    ├── MissingResultError (LookupError)         not run yet; names the call that adds it
+    └── IncompleteError (RuntimeError)           stopped early, all so far kept; resumable
 """
 
 
