@@ -7,7 +7,6 @@ interrupted and 143 terminated, both after what was done had been kept.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import json
 import signal
@@ -17,9 +16,10 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -77,41 +77,31 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no r
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks of errors.")]
 
 
-def command(
-    app: typer.Typer, **settings: Any
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a function as a command and give it the options and manners all commands share.
-
-    The function takes a `Terminal` first and returns what `--json` prints as `result`.
+def command(app: typer.Typer, function: Callable[..., Any]) -> None:
+    """Register `function` and give it the options and manners all commands share.
 
     Args:
         app: The application to register with.
-        settings: Passed on to `typer.Typer.command`.
+        function: Takes a `Terminal` first, then its options; returns what `--json` prints as
+            `result`. Its docstring is the help text.
     """
 
-    def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def run(*, json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
-            terminal = Terminal(json=json, quiet=quiet, verbose=verbose)
-            code = _run(
-                function.__name__, functools.partial(function, terminal, **options), terminal
-            )
-            if code != DONE:
-                raise typer.Exit(code)
+    def run(*, json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
+        terminal = Terminal(json=json, quiet=quiet, verbose=verbose)
+        code = _run(function.__name__, partial(function, terminal, **options), terminal)
+        if code != DONE:
+            raise typer.Exit(code)
 
-        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-        shared = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
-            for name, kind in (("json", Json), ("quiet", Quiet), ("verbose", Verbose))
-        ]
-        own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
-        run.__signature__ = inspect.Signature(own + shared)  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in own + shared}
-        name = function.__name__.replace("_", "-")
-        app.command(name, **settings)(run)
-        return function
-
-    return register
+    shared = {"json": Json, "quiet": Quiet, "verbose": Verbose}
+    own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+    parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+        for name, kind in shared.items()
+    ]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    run.__doc__ = function.__doc__
+    app.command(function.__name__)(run)
 
 
 def _run(name: str, body: Callable[[], Any], terminal: Terminal) -> int:
@@ -128,18 +118,40 @@ def _run(name: str, body: Callable[[], Any], terminal: Terminal) -> int:
     for warning in terminal.warnings:
         terminal.say(f"warning: {warning}")
     if terminal.json:
-        envelope = {
-            "schema": SCHEMA,
-            "command": name,
-            "ok": code == DONE,
-            "result": result,
-            "error": failure,
-            "warnings": terminal.warnings,
-            "files": terminal.files,
-            "seconds": round(time.perf_counter() - started, 3),
-        }
-        print_json(envelope)
+        document = envelope(
+            name,
+            result=result,
+            error=failure,
+            ok=code == DONE,
+            warnings=terminal.warnings,
+            files=terminal.files,
+            seconds=round(time.perf_counter() - started, 3),
+        )
+        print_json(document)
     return code
+
+
+def envelope(
+    command: str | None,
+    *,
+    result: Any = None,
+    error: dict[str, str] | None = None,
+    ok: bool = False,
+    warnings: Sequence[str] = (),
+    files: Sequence[str] = (),
+    seconds: float = 0.0,
+) -> dict[str, Any]:
+    """The document `--json` prints, for successes and failures alike."""
+    return {
+        "schema": SCHEMA,
+        "command": command,
+        "ok": ok,
+        "result": result,
+        "error": error,
+        "warnings": list(warnings),
+        "files": list(files),
+        "seconds": seconds,
+    }
 
 
 def print_json(document: dict[str, Any]) -> None:

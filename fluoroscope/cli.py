@@ -1,0 +1,58 @@
+"""The command line: a thin skin over the public API, one file per command in `commands/`.
+
+`fluoroscope --help` and completion answer without importing torch: commands import the rooms inside
+their bodies.
+"""
+
+import sys
+
+import typer
+
+from .commands import capture, decode, inspect, lens, models, probe, report, xray
+from .running import USAGE, command, envelope, print_json
+
+TOUR = """Watch a language model think while it decodes.
+
+  fluoroscope xray                          look inside the embedded model, write report.html
+  fluoroscope capture --sites 'layers.*.resid_post' -o run.h5
+  fluoroscope lens run.h5                   add the logit lens to a run file
+  fluoroscope decode --prompt 'Once upon a time'
+  fluoroscope report run.h5 --open          one self-contained HTML page
+"""
+
+app = typer.Typer(
+    name="fluoroscope",
+    help=TOUR,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+
+COMMANDS = (
+    xray.xray,
+    capture.capture,
+    lens.lens,
+    probe.probe,
+    decode.decode,
+    decode.engines,
+    report.report,
+    inspect.info,
+    inspect.verify,
+    models.models,
+    models.sites,
+)
+for function in COMMANDS:
+    command(app, function)
+
+
+def main() -> None:
+    """Entry point of the console script; ends the process with one of `running`'s exit codes."""
+    if "--json" not in sys.argv:
+        app()
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except (typer.TyperException, typer.Abort) as error:
+        failure = {"type": type(error).__name__, "message": str(error)}
+        print_json(envelope(None, error=failure))
+        sys.exit(USAGE)

@@ -1,0 +1,1 @@
+"""One file per command; each function's docstring is its help text."""

@@ -1,0 +1,127 @@
+"""The port of attention probabilities, without changing the numerics of anything else.
+
+Asking a model for attention weights usually means switching it to its slow "eager" attention, which
+changes every number a little. Here the model keeps its own attention function; where somebody looks,
+the probabilities are recomputed beside it from the same queries, keys, mask and scale. Models that
+run eager attention hand out the probabilities they really used.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from einops import repeat
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .ports import Port
+
+_watched: dict[nn.Module, PatternPort] = {}
+"""Attention modules somebody looks at; transformers' one dispatcher serves all models."""
+
+
+class PatternPort(Port):
+    """Attention probabilities of one attention module, (batch, heads, query, key).
+
+    Values are float32 where recomputed. Edited probabilities replace the attention output by
+    `pattern @ values`, so from there on the numbers follow the eager formula.
+    """
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def _open(self) -> Callable[[], None]:
+        if not _watched:
+            ALL_ATTENTION_FUNCTIONS.get_interface = _watching_interface
+        _watched[self.attention] = self
+
+        def close() -> None:
+            del _watched[self.attention]
+            if not _watched:
+                del ALL_ATTENTION_FUNCTIONS.get_interface
+
+        return close
+
+    def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call the model's own attention function and show the probabilities beside it."""
+        output, weights = function(self.attention, *args, **kwargs)
+        query, key, value, mask = args[:4]
+        pattern = weights
+        if pattern is None:
+            pattern = attention_probabilities(
+                query, key, mask, scale=kwargs.get("scaling"), causal=self._is_causal(kwargs)
+            )
+        replacement = self._show(pattern)
+        if replacement is None:
+            return output, weights
+        groups = query.shape[1] // value.shape[1]
+        values = repeat(value, "b h k d -> b (h g) k d", g=groups)
+        edited = torch.einsum("bhqk,bhkd->bqhd", replacement.to(values.dtype), values)
+        return edited.contiguous(), replacement
+
+    def _is_causal(self, kwargs: dict[str, Any]) -> bool:
+        asked = kwargs.get("is_causal")
+        return getattr(self.attention, "is_causal", True) if asked is None else asked
+
+
+def _watching_interface(implementation: str, default: Callable[..., Any]) -> Callable[..., Any]:
+    function = type(ALL_ATTENTION_FUNCTIONS).get_interface(
+        ALL_ATTENTION_FUNCTIONS, implementation, default
+    )
+
+    def attend(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        port = _watched.get(module)
+        if port is None:
+            return function(module, *args, **kwargs)
+        return port.run(function, *args, **kwargs)
+
+    return attend
+
+
+def attention_probabilities(
+    query: Float[Tensor, "batch heads query d_head"],
+    key: Float[Tensor, "batch kv_heads key d_head"],
+    mask: Tensor | None,
+    *,
+    scale: float | None,
+    causal: bool,
+) -> Float[Tensor, "batch heads query key"]:
+    """softmax(query @ key * scale + mask) in float32, as scaled dot-product attention defines it.
+
+    Args:
+        query: Queries.
+        key: Keys; fewer heads than queries where heads are grouped.
+        mask: Boolean (True = may attend) or additive, broadcastable to the result; None for none.
+        scale: Factor on the scores; None for 1 / sqrt(d_head).
+        causal: Whether a missing mask means causal attention (with one query: to everything).
+    """
+    key = repeat(key, "b h k d -> b (h g) k d", g=query.shape[1] // key.shape[1])
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scores = torch.einsum("bhqd,bhkd->bhqk", query.float(), key.float()) * scale
+    n_query, n_key = scores.shape[-2:]
+    if mask is not None:
+        mask = mask[..., :n_key]
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    elif causal and n_query > 1:
+        allowed = torch.ones(n_query, n_key, dtype=torch.bool, device=scores.device).tril()
+        scores = scores.masked_fill(~allowed, -torch.inf)
+    return scores.softmax(dim=-1).nan_to_num(0.0)
+
+
+def pattern_source(module: PreTrainedModel) -> str:
+    """Which computation attention probabilities of this model come from, in words."""
+    implementation = module.config._attn_implementation
+    if implementation == "eager":
+        return "eager attention's own probabilities"
+    return f"recomputed in float32 beside {implementation}"
+
+
+def dispatches(attention: nn.Module) -> bool:
+    """Whether this module's attention runs through transformers' dispatcher, where we can look."""
+    return "get_interface" in inspect.unwrap(type(attention).forward).__code__.co_names
