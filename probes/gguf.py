@@ -1,0 +1,47 @@
+"""GGUF files, converted to what transformers opens in a second.
+
+transformers reads them itself, dequantised; reading takes many times longer than opening the result,
+so the result is kept (see `modelcache`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from .errors import DamagedModelError
+
+MAGIC = b"GGUF"
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a file starts like a GGUF file."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def convert_gguf(source: Path, folder: Path) -> None:
+    """Write `source` as float32 safetensors, configuration and tokenizer into `folder`.
+
+    Raises:
+        DamagedModelError: The file cannot be read as GGUF.
+    """
+    where, name = str(source.parent), source.name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)
+        module = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
+    except (ValueError, KeyError, IndexError, OSError) as error:
+        raise DamagedModelError(
+            f"{name} could not be read as a GGUF model ({type(error).__name__}: {error}). "
+            "If it was cut short, fetch it again; if its architecture is new, open the original "
+            "checkpoint instead."
+        ) from error
+    # The weights are plain float32 now; without this, saving refuses them as "quantized".
+    del module.config.quantization_config
+    module.hf_quantizer = None
+    module.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
