@@ -107,7 +107,9 @@ def attention_probabilities(
     n_query, n_key = scores.shape[-2:]
     if mask is not None:
         mask = mask[..., :n_key]
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        scores = (
+            scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        )
     elif causal and n_query > 1:
         allowed = torch.ones(n_query, n_key, dtype=torch.bool, device=scores.device).tril()
         scores = scores.masked_fill(~allowed, -torch.inf)

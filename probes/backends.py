@@ -39,7 +39,9 @@ def drive(
     try:
         native = _NATIVE[backend](module, tokenizer)
     except KeyError:
-        raise OptionError(f"backend must be one of {', '.join(_NATIVE)}, got {backend!r}.") from None
+        raise OptionError(
+            f"backend must be one of {', '.join(_NATIVE)}, got {backend!r}."
+        ) from None
     sites = build_sites(module)
     if backend == "transformer_lens":
         sites = _with_bridge_patterns(sites, module)

@@ -9,6 +9,7 @@ into the stream in the middle). Whatever cannot be found is no site; the self-ch
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +90,9 @@ def _layers(module: PreTrainedModel, seen: dict[nn.Module, _Seen]) -> tuple[str,
         if isinstance(part, nn.ModuleList) and len(part) and _chains(part, seen)
     ]
     if not found:
-        raise _unsupported(module, "no list of modules passes a residual stream from one to the next")
+        raise _unsupported(
+            module, "no list of modules passes a residual stream from one to the next"
+        )
     return max(found, key=lambda pair: len(pair[1]))
 
 
@@ -97,7 +100,7 @@ def _chains(layers: nn.ModuleList, seen: dict[nn.Module, _Seen]) -> bool:
     passed = [seen.get(layer, _Seen()) for layer in layers]
     if any(s.entered is None or s.left is None or s.left.ndim != 3 for s in passed):
         return False
-    return all(_equal(a.left, b.entered) for a, b in zip(passed, passed[1:], strict=False)) and all(
+    return all(_equal(a.left, b.entered) for a, b in pairwise(passed)) and all(
         s.entered is not None and s.left is not None and s.entered.shape == s.left.shape
         for s in passed
     )
@@ -125,7 +128,9 @@ def _places(layer: nn.Module, seen: dict[nn.Module, _Seen]) -> dict[str, Place]:
     parts = [(path, seen[part]) for path, part in layer.named_modules() if path and part in seen]
     outputs = [(p, s.left) for p, s in parts if s.left is not None and s.left.shape == before.shape]
     inputs = [
-        (p, s.entered) for p, s in parts if s.entered is not None and s.entered.shape == before.shape
+        (p, s.entered)
+        for p, s in parts
+        if s.entered is not None and s.entered.shape == before.shape
     ]
     for first_path, first in outputs:
         middle = before + first

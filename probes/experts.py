@@ -43,9 +43,7 @@ class BlockPort(Port):
 
         return close
 
-    def _note_shape(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+    def _note_shape(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._batch = (args[0] if args else kwargs[tensor_argument(kwargs)]).shape[0]
 
     @abstractmethod

@@ -32,9 +32,7 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
     """
     pieces = {index: piece for piece, index in tokenizer.get_vocab().items()}
     special = frozenset(
-        index
-        for index, added in tokenizer.added_tokens_decoder.items()
-        if added.special
+        index for index, added in tokenizer.added_tokens_decoder.items() if added.special
     ) | frozenset(tokenizer.all_special_ids)
     added = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
     alphabet = _byte_alphabet()

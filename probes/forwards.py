@@ -1,0 +1,86 @@
+"""What a capture or intervention must know of the forward pass it stands in.
+
+Where the pass starts in the text (generation with a cache runs one token at a time), and which
+positions are padding. Both are read off the model's own arguments, so they hold under
+`model.generate`, engines and traces alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward pass under way."""
+
+    n_rows: int
+    """Batch size."""
+    n_positions: int
+    """Positions computed in this pass."""
+    offset: int
+    """Absolute position of the first of them: how many a cache already holds."""
+    real: Bool[Tensor, "batch positions"] | None
+    """True where a position is no padding; None where nothing is padded."""
+
+    def last(self) -> Int[Tensor, " batch"]:
+        """Index, within this pass, of each row's last position that is no padding."""
+        if self.real is None:
+            return torch.full((self.n_rows,), self.n_positions - 1)
+        steps = torch.arange(self.n_positions, device=self.real.device)
+        return torch.where(self.real, steps, -1).amax(dim=1).cpu()
+
+    def lengths(self) -> Int[Tensor, " batch"]:
+        """Length of each row's text up to the end of this pass, padding not counted."""
+        return self.last() + 1 + self.offset
+
+
+def watch_forwards(
+    module: nn.Module, begin: Callable[[Forward], None], end: Callable[[], None]
+) -> Callable[[], None]:
+    """Call `begin` before and `end` after every forward pass of `module`.
+
+    A pass that ends in an exception calls no `end`.
+
+    Returns:
+        A function that stops watching.
+    """
+
+    def before(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        begin(_forward_of(args, kwargs))
+
+    def after(part: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        end()
+
+    handles = [
+        module.register_forward_pre_hook(before, with_kwargs=True),
+        module.register_forward_hook(after),
+    ]
+
+    def stop() -> None:
+        for handle in handles:
+            handle.remove()
+
+    return stop
+
+
+def _forward_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forward:
+    ids = args[0] if args else kwargs.get("input_ids")
+    if ids is None:
+        ids = kwargs["inputs_embeds"]
+    n_rows, n_positions = ids.shape[:2]
+    cache = kwargs.get("past_key_values")
+    length = getattr(cache, "get_seq_length", None)
+    offset = int(length()) if callable(length) else 0
+    mask = kwargs.get("attention_mask")
+    real = None
+    if isinstance(mask, Tensor) and mask.ndim == 2:
+        now = mask[:, -n_positions:].bool()
+        real = None if bool(now.all()) else now
+    return Forward(n_rows, n_positions, offset, real)
