@@ -58,8 +58,8 @@ AXES = {
 """Axes of the kinds that are not (batch, positions, d_model)."""
 
 
-class StopForward(BaseException):  # noqa: N818 - a signal, and no `except Exception` may eat it
-    """Ends a forward pass early, once every site asked for has been reached."""
+class StopForward(BaseException):
+    """Ends a forward pass early; no `except Exception` may swallow it, so it is a BaseException."""
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,10 @@ def _from_sentencepiece(piece: str) -> bytes:
 
 @cache
 def _byte_alphabet() -> dict[str, int]:
-    """The characters byte-level tokenizers write bytes as (GPT-2's alphabet): printable Latin-1
-    bytes stand for themselves, the others for characters from U+0100 on, in order."""
+    """The characters byte-level tokenizers write bytes as (GPT-2's alphabet).
+
+    Printable Latin-1 bytes stand for themselves, the others for characters from U+0100 on, in order.
+    """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {

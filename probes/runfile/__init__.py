@@ -1,1 +1,20 @@
 """The run file: one HDF5 file per run, the interface between the rooms."""
+
+from .activations import Activations
+from .provenance import Provenance
+from .reader import Run, Tokens, open_run
+from .verify import VerifyReport
+from .writer import RunWriter, create_run, link_parts, remove_run
+
+__all__ = [
+    "Activations",
+    "Provenance",
+    "Run",
+    "RunWriter",
+    "Tokens",
+    "VerifyReport",
+    "create_run",
+    "link_parts",
+    "open_run",
+    "remove_run",
+]

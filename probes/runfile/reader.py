@@ -1,0 +1,344 @@
+"""Reading a run file: what it came from, its tokens, rows as torch tensors, results and traces."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+
+import h5py
+import numpy as np
+import torch
+from jaxtyping import Int32, Int64
+
+from ..errors import (
+    DamagedRunFileError,
+    MissingResultError,
+    NotARunFileError,
+    RunFileError,
+    RunMismatchError,
+    SchemaVersionError,
+    UnknownSiteError,
+)
+from ..results import Result
+from ..vocabulary import Vocabulary
+from .activations import Activations
+from .atomic import sole_writer
+from .batches import row_batches
+from .mainfile import edit_main, shard_folder
+from .provenance import Provenance
+from .schema import ROOT_KIND, SCHEMA
+from .verify import VerifyReport, verify_run
+
+R = TypeVar("R", bound=Result)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The flat token axis and how documents cut it."""
+
+    ids: Int32[np.ndarray, " tokens"]
+    offsets: Int64[np.ndarray, " documents_plus_1"]
+    names: tuple[str, ...]
+    """Name of each document."""
+    index: Int64[np.ndarray, " documents"]
+    """Number of each document in the corpus."""
+
+    def document(self, number: int) -> Int32[np.ndarray, " tokens"]:
+        """Token ids of one document."""
+        return self.ids[self.offsets[number] : self.offsets[number + 1]]
+
+    def document_of(self, row: int) -> int:
+        """Which document a row belongs to."""
+        return int(np.searchsorted(self.offsets, row, side="right") - 1)
+
+    @property
+    def n_documents(self) -> int:
+        """Number of documents."""
+        return len(self.offsets) - 1
+
+    def positions(self) -> Int64[np.ndarray, " tokens"]:
+        """Position of every row in its document."""
+        starts = np.repeat(self.offsets[:-1], np.diff(self.offsets))
+        return np.arange(len(self.ids)) - starts
+
+
+class Run:
+    """An open run file. Made by `open_run`; what it shows is the last committed state."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with _open(path) as file:
+            self.provenance = Provenance.from_dict(json.loads(str(file.attrs["provenance"])))
+            self.complete = bool(file.attrs["complete"])
+            self.shards: list[dict[str, Any]] = json.loads(str(file.attrs["shards"]))
+            self.sites: tuple[str, ...] = tuple(file.get("activations", {}))
+            self.results: tuple[str, ...] = tuple(file.get("results", {}))
+            self.traces: tuple[str, ...] = tuple(file.get("trace", {}))
+        missing = [e["file"] for e in self.shards if not (self._folder / e["file"]).is_file()]
+        if missing:
+            raise DamagedRunFileError(
+                f"{path.name} needs the folder {self._folder.name} beside it; missing there: "
+                f"{', '.join(missing[:3])}. Move both together, or capture again."
+            )
+
+    @property
+    def _folder(self) -> Path:
+        return shard_folder(self.path)
+
+    def refresh(self) -> Run:
+        """The run as it is now, if it is still being written."""
+        return Run(self.path)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """Token ids and documents."""
+        with _open(self.path) as file:
+            offsets = file["tokens/offsets"][()]
+            parts = []
+            for entry in self.shards:
+                with _open_shard(self._folder / entry["file"]) as shard:
+                    parts.append(shard["tokens/ids"][()])
+            ids = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
+            names = tuple(file["documents/name"].asstr()[()])
+            return Tokens(ids, offsets, names, file["documents/index"][()])
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Bytes of every token.
+
+        Raises:
+            MissingResultError: The run was written without.
+        """
+        with _open(self.path) as file:
+            if "vocabulary" not in file:
+                raise MissingResultError(f"{self.path.name} holds no vocabulary.")
+            group = file["vocabulary"]
+            data, offsets = group["bytes"][()].tobytes(), group["offsets"][()]
+            pieces = [data[a:b] for a, b in pairwise(offsets)]
+            return Vocabulary(tuple(pieces), frozenset(int(i) for i in group["special"][()]))
+
+    @property
+    def has_vocabulary(self) -> bool:
+        """Whether token bytes are in the file."""
+        with _open(self.path) as file:
+            return "vocabulary" in file
+
+    @cached_property
+    def activations(self) -> Mapping[str, Activations]:
+        """Rows by site name."""
+        return _Sites(self)
+
+    def batches(
+        self,
+        sites: str | list[str],
+        size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        memory_bytes: int = 2**30,
+        block_rows: int = 1024,
+        device: torch.device | str | None = None,
+        drop_last: bool = False,
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """Batches of rows, every row once, several sites aligned by row.
+
+        Shuffled batches are drawn from windows of randomly chosen blocks of neighbouring rows; a
+        window holds up to `memory_bytes` of rows, so with enough of it the order is uniform.
+
+        Args:
+            sites: Site name or names.
+            size: Rows per batch; the last may be smaller.
+            shuffle: Whether to mix rows.
+            seed: Fixes the order.
+            memory_bytes: How much of the file a window may span (read through the page cache).
+            block_rows: Rows that are read together.
+            device: Where the tensors go; None for the CPU.
+            drop_last: Whether a smaller last batch is left out.
+        """
+        names = [sites] if isinstance(sites, str) else sites
+        return row_batches(
+            {name: self.activations[name] for name in names},
+            size,
+            shuffle=shuffle,
+            seed=seed,
+            memory_bytes=memory_bytes,
+            block_rows=block_rows,
+            device=device,
+            drop_last=drop_last,
+        )
+
+    def result(self, name: str, kind: type[R]) -> R:
+        """A stored result.
+
+        Raises:
+            MissingResultError: The run does not hold it.
+        """
+        with self.reading() as file:
+            if f"results/{name}" not in file:
+                held = ", ".join(self.results) or "none"
+                raise MissingResultError(
+                    f"{self.path.name} holds no result {name!r} (it holds: {held}). "
+                    f"`fluoroscope xray` or the analysis of that name adds it."
+                )
+            return kind.load(file[f"results/{name}"])
+
+    def add_result(self, name: str, result: Result) -> None:
+        """Store a result under a name, replacing one that is there."""
+        with self.edit() as file:
+            if f"results/{name}" in file:
+                del file[f"results/{name}"]
+            result.save(file.create_group(f"results/{name}"))
+
+    @contextmanager
+    def edit(self) -> Iterator[h5py.File]:
+        """A writable copy of the main file that replaces it when the block ends well.
+
+        Raises:
+            RunFileError: Another process is writing the run.
+        """
+        with sole_writer(self.path), edit_main(self.path) as file:
+            yield file
+        now = Run(self.path)
+        self.results, self.traces = now.results, now.traces
+
+    @contextmanager
+    def reading(self) -> Iterator[h5py.File]:
+        """The main file, open for reading."""
+        with _open(self.path) as file:
+            yield file
+
+    def require(self, *, weights_digest: str, tokenizer_digest: str | None = None) -> None:
+        """Make sure the run came from this model.
+
+        Raises:
+            RunMismatchError: It did not; both digests are named.
+        """
+        for what, given in (("weights", weights_digest), ("tokenizer", tokenizer_digest)):
+            stored = self.provenance.model.get(f"{what}_digest")
+            if given is not None and stored is not None and stored != given:
+                raise RunMismatchError(
+                    f"{self.path.name} was captured from {self.provenance.model.get('name')} with "
+                    f"{what} {stored[:12]}, but this model has {given[:12]}. Open the same model."
+                )
+
+    def verify(self, *, quick: bool = False) -> VerifyReport:
+        """Check lengths and links, and unless `quick` the digest of every shard."""
+        return verify_run(self.path, quick=quick)
+
+    def summary(self) -> dict[str, Any]:
+        """What the run holds, ready for JSON."""
+        rows = sum(entry["n_rows"] for entry in self.shards)
+        return {
+            "path": self.path.name,
+            "schema": SCHEMA,
+            "complete": self.complete,
+            "created": self.provenance.created,
+            "model": self.provenance.model.get("name"),
+            "weights_digest": self.provenance.model.get("weights_digest"),
+            "corpus": self.provenance.corpus.get("description"),
+            "n_tokens": rows,
+            "n_documents": sum(entry["n_documents"] for entry in self.shards),
+            "sites": list(self.sites),
+            "results": list(self.results),
+            "traces": list(self.traces),
+            "n_shards": len(self.shards),
+        }
+
+    def __repr__(self) -> str:
+        rows = sum(entry["n_rows"] for entry in self.shards)
+        state = "complete" if self.complete else "incomplete"
+        return (
+            f"Run({self.path.name}: {rows:,} tokens, {len(self.sites)} sites, "
+            f"{len(self.results)} results, {len(self.traces)} traces, {state})"
+        )
+
+
+class _Sites(Mapping[str, Activations]):
+    """Activations by site, opened when asked for."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._open: dict[str, Activations] = {}
+
+    def __getitem__(self, name: str) -> Activations:
+        if name not in self._run.sites:
+            held = ", ".join(self._run.sites[:4]) or "none"
+            raise UnknownSiteError(
+                f"{self._run.path.name} holds no rows of {name!r}; it holds {held}"
+                f"{', ...' if len(self._run.sites) > 4 else ''}. Capture with --sites {name!r}."
+            )
+        if name not in self._open:
+            files = [shard_folder(self._run.path) / entry["file"] for entry in self._run.shards]
+            self._open[name] = Activations(name, files)
+        return self._open[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._run.sites)
+
+    def __len__(self) -> int:
+        return len(self._run.sites)
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a run file for reading; also one that is still being written.
+
+    Raises:
+        RunFileError: There is no such file.
+        NotARunFileError: It is some other file.
+        SchemaVersionError: It was written by a newer version.
+        DamagedRunFileError: It cannot be read, or shards are missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RunFileError(
+            f"There is no run file {path}; `fluoroscope capture -o {path}` makes one."
+        )
+    return Run(path)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[h5py.File]:
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        kind = DamagedRunFileError if _has_magic(path) else NotARunFileError
+        raise kind(
+            f"{path.name} must be an HDF5 run file; it cannot be read ({error}). If it was copied, "
+            "copy it again; run files are only ever replaced whole."
+        ) from error
+    with file:
+        if file.attrs.get("kind") != ROOT_KIND:
+            raise NotARunFileError(
+                f"{path.name} is an HDF5 file, but no fluoroscope run (its attribute `kind` is "
+                f"{file.attrs.get('kind')!r})."
+            )
+        schema = int(file.attrs["schema"])
+        if schema > SCHEMA:
+            raise SchemaVersionError(
+                f"{path.name} follows schema {schema}; this version reads up to {SCHEMA}. "
+                "Upgrade: pip install --upgrade fluoroscope"
+            )
+        yield file
+
+
+@contextmanager
+def _open_shard(path: Path) -> Iterator[h5py.File]:
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise DamagedRunFileError(
+            f"Shard {path.name} cannot be read ({error}). `fluoroscope verify` tells what is whole."
+        ) from error
+    with file:
+        yield file
+
+
+def _has_magic(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(8) == b"\x89HDF\r\n\x1a\n"
