@@ -1,0 +1,159 @@
+"""Attention sinks (arXiv 2410.10781): positions many heads look at whatever the text says.
+
+With attention A, causal, over T tokens, the importance of key k is
+alpha_k = sum_{i >= k} A[i, k] / (T - k), and Sink_k(eps) is the share of samples, layers and heads
+with alpha_k > eps (strictly; eps = 0.3, T = 64). It is a share of heads, not attention mass; the
+mass is reported beside it. Late keys have few queries, so secondary sinks are looked for in
+k < T - 8 only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..attention import pattern_source
+from ..capture import capture
+from ..errors import OptionError
+from ..model import Model
+from ..results import Result, described
+from .texts import Texts
+
+Progress = Callable[[int, int, str], None]
+
+WINDOW = 64
+EPSILON = 0.3
+LATE = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionSinks(Result):
+    """Which positions heads sink to."""
+
+    kind: ClassVar[str] = "attention_sinks"
+    epsilon: float = described("importance above which a head counts as sinking")
+    window: int = described("length of the texts", unit="tokens")
+    source: str = described("where the attention probabilities come from")
+    sink_rate: np.ndarray = described("Sink_k: share of heads sinking to key k", axes=("keys",))
+    first_token: np.ndarray = described(
+        "importance of the first token, mean over texts", axes=("layers", "heads")
+    )
+    mass: np.ndarray = described(
+        "attention to the first token, mean over later queries, heads and texts", axes=("layers",)
+    )
+    mass_low: np.ndarray = described("lower 95 % bound over texts", axes=("layers",))
+    mass_high: np.ndarray = described("upper bound", axes=("layers",))
+    virtual: np.ndarray = described(
+        "attention that goes to no token (1 - row sum; learned sinks)", axes=("layers",)
+    )
+    entropy: np.ndarray = described("mean entropy of attention", axes=("layers",), unit="nats")
+    norm_first: np.ndarray = described("residual norm at the first token", axes=("layers",))
+    norm_rest: np.ndarray = described("mean residual norm elsewhere", axes=("layers",))
+    n_texts: int = described("texts read")
+
+
+def importance(
+    attention: Float[Tensor, "*heads query key"],
+) -> Float[Tensor, "*heads key"]:
+    """alpha_k: mean attention key k gets from the queries that can see it."""
+    n_keys = attention.shape[-1]
+    seen_by = torch.arange(n_keys, 0, -1, device=attention.device)
+    return attention.tril().sum(-2) / seen_by
+
+
+def sink_rate(
+    alpha: Float[Tensor, "*heads key"], *, epsilon: float = EPSILON
+) -> Float[Tensor, " key"]:
+    """Sink_k: share of heads (and layers, and samples) whose importance of key k exceeds epsilon."""
+    return (alpha.flatten(0, -2) > epsilon).double().mean(0)
+
+
+def secondary_sinks(rates: Float[np.ndarray, " key"], *, threshold: float = 0.25) -> list[int]:
+    """Keys, the first included, that more than `threshold` of the heads sink to."""
+    early = rates[: max(len(rates) - LATE, 1)]
+    return sorted({0, *np.flatnonzero(early > threshold).tolist()})
+
+
+def attention_entropy(
+    attention: Float[Tensor, "*heads query key"],
+) -> Float[Tensor, "*heads query"]:
+    """Entropy of each query's attention, nats."""
+    return -torch.special.xlogy(attention, attention).sum(-1)
+
+
+@torch.no_grad()
+def attention_sinks(
+    model: Model,
+    texts: Texts,
+    *,
+    epsilon: float = EPSILON,
+    progress: Progress | None = None,
+) -> AttentionSinks:
+    """Measure a model's sinks.
+
+    Args:
+        model: An opened model with attention.
+        texts: Texts of one length; the definition's is 64 tokens.
+        epsilon: Importance above which a head counts.
+        progress: Called after every batch.
+
+    Raises:
+        OptionError: The texts have different lengths.
+        UnknownSiteError: The model has no attention whose probabilities could be read.
+    """
+    lengths = {len(ids) for ids in texts.ids}
+    if len(lengths) != 1:
+        raise OptionError(f"texts must have one length, got {sorted(lengths)[:5]}; cut them.")
+    window = lengths.pop()
+    sites = model.sites.resolve("layers.*.attn.pattern")
+    layers = [site.layer for site in sites if site.layer is not None]
+    alphas, masses, virtual, entropy, norms = [], [], [], [], []
+    for numbers, ids in texts.batches(8 * window):
+        with capture(
+            model, *(s.name for s in sites), *(f"layers.{n}.resid_post" for n in layers),
+            stop_early=True,
+        ) as acts:  # fmt: skip
+            model(ids, use_cache=False)
+        patterns = [acts[site.name].float() for site in sites]
+        alphas.append(torch.stack([importance(p) for p in patterns], dim=1).cpu())
+        masses.append(torch.stack([p[..., 1:, 0].mean((1, 2)) for p in patterns], 1).cpu())
+        virtual.append(torch.stack([1 - p.sum(-1).mean((1, 2)) for p in patterns], 1).cpu())
+        entropy.append(torch.stack([attention_entropy(p).mean((1, 2)) for p in patterns], 1).cpu())
+        norms.append(torch.stack([_norms(acts[f"layers.{n}.resid_post"]) for n in layers], 1).cpu())
+        if progress is not None:
+            progress(numbers[-1] + 1, len(texts), "attention")
+    alpha = torch.cat(alphas)
+    mass, low, high = _with_interval(torch.cat(masses))
+    norm = torch.cat(norms).double().mean(0).numpy()
+    return AttentionSinks(
+        epsilon=epsilon,
+        window=window,
+        source=pattern_source(model.module),
+        sink_rate=sink_rate(alpha, epsilon=epsilon).numpy(),
+        first_token=alpha[..., 0].double().mean(0).numpy(),
+        mass=mass,
+        mass_low=low,
+        mass_high=high,
+        virtual=torch.cat(virtual).double().mean(0).clamp(min=0).numpy(),
+        entropy=torch.cat(entropy).double().mean(0).numpy(),
+        norm_first=norm[:, 0],
+        norm_rest=norm[:, 1],
+        n_texts=len(texts),
+    )
+
+
+def _norms(resid: Tensor) -> Tensor:
+    norms = torch.linalg.vector_norm(resid.float(), dim=-1)
+    return torch.stack([norms[:, 0], norms[:, 1:].mean(1)], dim=-1)
+
+
+def _with_interval(values: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    from .bootstrap import mean_with_interval
+
+    return mean_with_interval(values.double().numpy(), np.ones(len(values), dtype=np.int64))
