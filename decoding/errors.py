@@ -1,0 +1,15 @@
+"""Errors of the decoding room, below the tree in `probes/errors.py`."""
+
+from ..probes.errors import FluoroscopeError, OptionError
+
+
+class UnknownEngineError(FluoroscopeError, LookupError):
+    """No engine of that name is registered; near matches are named."""
+
+
+class PromptError(OptionError):
+    """A prompt that cannot be decoded from: empty, or longer than the model's context."""
+
+
+class RollBackError(FluoroscopeError, RuntimeError):
+    """The model keeps a state that cannot be cut back to an earlier position."""

@@ -1,0 +1,109 @@
+"""The registry: engines by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from jaxtyping import Int64
+from torch import Tensor
+
+from ..probes import Model
+from ..probes.errors import OptionError
+from .engine import About, Engine
+from .errors import UnknownEngineError
+from .generation import Generation
+from .stopping import Stopping
+
+E = TypeVar("E", bound=type[Engine])
+
+_ENGINES: dict[str, type[Engine]] = {}
+
+
+def register(engine: E) -> E:
+    """Class decorator: make an engine known under its name.
+
+    Raises:
+        OptionError: The name is taken.
+    """
+    name = engine.about.name
+    if name in _ENGINES:
+        raise OptionError(f"An engine named {name!r} is registered already; choose another name.")
+    _ENGINES[name] = engine
+    return engine
+
+
+def engines() -> tuple[About, ...]:
+    """All engines, by name: paper, what they need, lossless or not."""
+    return tuple(_ENGINES[name].about for name in sorted(_ENGINES))
+
+
+def engine_class(name: str) -> type[Engine]:
+    """The engine of a name.
+
+    Raises:
+        UnknownEngineError: There is none; near matches are named.
+    """
+    if name in _ENGINES:
+        return _ENGINES[name]
+    near = difflib.get_close_matches(name, _ENGINES, n=3)
+    hint = f"Did you mean: {', '.join(near)}? " if near else ""
+    raise UnknownEngineError(
+        f"Unknown engine {name!r}. {hint}Engines here: {', '.join(sorted(_ENGINES))}."
+    )
+
+
+def make_engine(model: Model, name: str = "plain", **options: Any) -> Engine:
+    """An engine by name, with its options as keywords.
+
+    Raises:
+        UnknownEngineError: There is no such engine.
+        OptionError: It has no such option, or a value is out of range.
+    """
+    chosen = engine_class(name)
+    known = {field.name for field in dataclasses.fields(chosen.Options)}
+    unknown = sorted(options.keys() - known)
+    if unknown:
+        raise OptionError(
+            f"Engine {name!r} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}."
+        )
+    return chosen(model, chosen.Options(**options))
+
+
+def generate(
+    model: Model,
+    prompts: str | Sequence[str] | Int64[Tensor, " positions"],
+    *,
+    engine: str = "plain",
+    max_new_tokens: int = 128,
+    stop: Sequence[str] = (),
+    ignore_eos: bool = False,
+    sites: Sequence[str] = (),
+    chat: bool = False,
+    bos: bool | None = None,
+    **options: Any,
+) -> list[Generation]:
+    """Decode prompts with an engine chosen by name.
+
+    Args:
+        model: An opened model.
+        prompts: Texts, or the token ids of one prompt.
+        engine: Name of the engine; see `engines`.
+        max_new_tokens: At most this many tokens each.
+        stop: Strings that end a text.
+        ignore_eos: Whether to go on past end-of-sequence tokens.
+        sites: Sites whose states are kept.
+        chat: Whether prompts are put in the model's chat template.
+        bos: Whether prompts begin with the beginning-of-sequence token.
+        options: The engine's own options, such as temperature and seed.
+
+    Raises:
+        UnknownEngineError: There is no such engine.
+        OptionError: An option is unknown or out of range.
+        PromptError: A prompt is empty or too long.
+    """
+    stopping = Stopping(max_new_tokens=max_new_tokens, stop=tuple(stop), ignore_eos=ignore_eos)
+    chosen = make_engine(model, engine, **options)
+    return chosen.generate(prompts, stopping=stopping, sites=sites, chat=chat, bos=bos)

@@ -1,0 +1,102 @@
+"""From logits to a token: processors, greedy choice, sampling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from ..probes.errors import OptionError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingOptions:
+    """How the next token is chosen; the defaults choose the likeliest."""
+
+    temperature: float = 0.0
+    """0 chooses the likeliest token; above, logits are divided by it and a token is drawn."""
+    top_k: int | None = None
+    """Draw from this many likeliest tokens only; None for no limit."""
+    top_p: float | None = None
+    """Draw from the likeliest tokens that together have this probability; None for no limit."""
+    min_p: float | None = None
+    """Draw from tokens at least this many times as likely as the likeliest; None for no limit."""
+    repetition_penalty: float = 1.0
+    """Divides the scores of tokens that have occurred (1 = none)."""
+    seed: int = 0
+    """Seed of the random draws."""
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise OptionError(f"temperature must be at least 0, got {self.temperature}.")
+        if self.top_k is not None and self.top_k < 1:
+            raise OptionError(f"top_k must be at least 1, got {self.top_k}; use None for no limit.")
+        for name in ("top_p", "min_p"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise OptionError(f"{name} must be in (0, 1], got {value}; use None for no limit.")
+        if self.repetition_penalty <= 0:
+            raise OptionError(f"repetition_penalty must be > 0, got {self.repetition_penalty}.")
+
+
+class Sampler:
+    """Chooses tokens.
+
+    Args:
+        options: How.
+        device: Where the logits are.
+        processors: More processors, run before temperature and truncation.
+    """
+
+    def __init__(
+        self,
+        options: SamplingOptions,
+        device: torch.device,
+        processors: list[LogitsProcessor] | None = None,
+    ) -> None:
+        self.options = options
+        self._processors = LogitsProcessorList(processors or [])
+        if options.repetition_penalty != 1.0:
+            self._processors.append(RepetitionPenaltyLogitsProcessor(options.repetition_penalty))
+        if options.temperature > 0:
+            self._processors.extend(_warpers(options))
+        self._generator = torch.Generator(device).manual_seed(options.seed)
+
+    def scores(
+        self, context: Int64[Tensor, " positions"], logits: Float[Tensor, " d_vocab"]
+    ) -> Float[Tensor, " d_vocab"]:
+        """Logits after all processors; `context` is the text so far."""
+        if not self._processors:
+            return logits
+        return self._processors(context[None], logits[None].float())[0]  # type: ignore[arg-type]
+
+    def choose(self, scores: Float[Tensor, " d_vocab"]) -> int:
+        """A token, drawn or the likeliest."""
+        if self.options.temperature == 0:
+            return int(scores.argmax())
+        probs = scores.float().softmax(-1)
+        return int(torch.multinomial(probs, 1, generator=self._generator))
+
+
+def _warpers(options: SamplingOptions) -> list[LogitsProcessor]:
+    warpers: list[LogitsProcessor] = []
+    if options.temperature != 1.0:
+        warpers.append(TemperatureLogitsWarper(options.temperature))
+    if options.top_k is not None:
+        warpers.append(TopKLogitsWarper(options.top_k))
+    if options.top_p is not None and options.top_p < 1:
+        warpers.append(TopPLogitsWarper(options.top_p))
+    if options.min_p is not None:
+        warpers.append(MinPLogitsWarper(options.min_p))
+    return warpers

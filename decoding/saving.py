@@ -1,0 +1,65 @@
+"""Traced generations into a run file, where the report finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import h5py
+import numpy as np
+
+from ..probes import Run
+from ..probes.errors import OptionError
+from ..probes.runfile.schema import dtype_name, to_numpy
+from .engine import Engine
+from .generation import Generation
+from .trace import save_traces
+
+
+def save_generations(run: Run, engine: Engine, generations: Sequence[Generation]) -> None:
+    """Write an engine's generations to /trace/<engine>, replacing what is there.
+
+    Raises:
+        OptionError: There is nothing to save.
+    """
+    if not generations:
+        raise OptionError("save_generations needs at least one generation.")
+    name = engine.about.name
+    about = {
+        "engine": name,
+        "summary": engine.about.summary,
+        "paper": engine.about.paper or "",
+        "lossless": int(engine.about.lossless),
+        "options": engine.options_as_dict(),
+        "model": engine.model.name,
+    }
+    with run.edit() as file:
+        if f"trace/{name}" in file:
+            del file[f"trace/{name}"]
+        group = file.create_group(f"trace/{name}")
+        ids = [np.array(g.prompt_ids) for g in generations]
+        save_traces(
+            group, [g.prompt for g in generations], ids, [g.trace for g in generations], about
+        )
+        _save_outcomes(group.create_group("generations"), generations)
+        _save_states(group, generations)
+
+
+def _save_outcomes(group: h5py.Group, generations: Sequence[Generation]) -> None:
+    text = h5py.string_dtype()
+    group["text"] = np.array([g.text for g in generations], dtype=text)
+    group["stop_reason"] = np.array([g.stop_reason for g in generations], dtype=text)
+    group["n_forward"] = np.array([g.stats.n_forward for g in generations])
+    group["seconds"] = np.array([g.stats.seconds for g in generations])
+    group["seconds"].attrs["unit"] = "s"
+
+
+def _save_states(group: h5py.Group, generations: Sequence[Generation]) -> None:
+    lengths = [len(g.prompt_ids) + len(g.token_ids) for g in generations]
+    for site in generations[0].captured:
+        rows = [g.states(site) for g in generations]
+        dataset = group.create_dataset(
+            f"states/{site}", data=np.concatenate([to_numpy(r) for r in rows])
+        )
+        dataset.attrs["dtype"] = dtype_name(rows[0].dtype)
+    if generations[0].captured:
+        group["states/offsets"] = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

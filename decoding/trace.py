@@ -1,0 +1,179 @@
+"""What an engine did, row by row: emitted tokens, steps, drafted nodes.
+
+The same tables for every engine. They live in /trace/<engine> of a run file (see docs/run-file.md)
+and feed the report's viewer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import h5py
+import numpy as np
+
+KINDS = (
+    "prompt",
+    "plain",
+    "accepted",
+    "bonus",
+    "correction",
+    "rejected",
+    "forced",
+    "steered",
+    "backtracked",
+    "unmasked",
+)
+"""How a token came about; tables store the index."""
+
+N_CANDIDATES = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Emitted:
+    """One emitted token."""
+
+    id: int
+    kind: str
+    """One of `KINDS`."""
+    prob: float
+    """Probability under the target's own distribution, before any processor."""
+    entropy: float
+    """Entropy of that distribution, nats."""
+    rank: int
+    """Rank of the token in it; 0 is the likeliest."""
+    top_ids: tuple[int, ...]
+    """Likeliest tokens."""
+    top_probs: tuple[float, ...]
+    """Their probabilities."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One drafted token."""
+
+    token: int
+    parent: int
+    """Index among the step's nodes; -1 for the root."""
+    depth: int
+    draft_prob: float
+    target_prob: float
+    accepted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One cycle of an engine: what was drafted, what was emitted, what it took."""
+
+    emitted: tuple[Emitted, ...]
+    nodes: tuple[Node, ...] = ()
+    seconds: float
+    """Wall time of the whole step."""
+    seconds_draft: float = 0.0
+    seconds_verify: float = 0.0
+
+    @property
+    def n_accepted(self) -> int:
+        """Drafted tokens that were accepted."""
+        return sum(node.accepted for node in self.nodes)
+
+
+@dataclass
+class Trace:
+    """Steps of one prompt, in order."""
+
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> list[Emitted]:
+        """All emitted tokens."""
+        return [token for step in self.steps for token in step.emitted]
+
+
+def save_traces(
+    group: h5py.Group,
+    prompts: Sequence[str],
+    prompt_ids: Sequence[np.ndarray],
+    traces: Sequence[Trace],
+    about: dict[str, Any],
+) -> None:
+    """Write the traces of several prompts into an empty group.
+
+    Args:
+        group: /trace/<engine>.
+        prompts: Their texts.
+        prompt_ids: Their token ids.
+        traces: One per prompt.
+        about: Attributes: engine, options, paper, ...
+    """
+    for key, value in about.items():
+        group.attrs[key] = value if isinstance(value, str | int | float) else json.dumps(value)
+    group.attrs["kinds"] = json.dumps(KINDS)
+    group["prompts/text"] = np.array(list(prompts), dtype=h5py.string_dtype())
+    lengths = [len(ids) for ids in prompt_ids]
+    group["prompts/offsets"] = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    group["prompts/ids"] = np.concatenate([*prompt_ids, np.zeros(0, int)]).astype(np.int32)
+    _save_tokens(group.create_group("tokens"), lengths, traces)
+    _save_steps(group.create_group("steps"), traces)
+    _save_nodes(group.create_group("nodes"), traces)
+
+
+def _save_tokens(group: h5py.Group, lengths: Sequence[int], traces: Sequence[Trace]) -> None:
+    rows = []
+    step_number = 0
+    for prompt, (trace, length) in enumerate(zip(traces, lengths, strict=True)):
+        position = length
+        for step in trace.steps:
+            share = step.seconds / max(len(step.emitted), 1)
+            for token in step.emitted:
+                rows.append((prompt, step_number, position, token, share))
+                position += 1
+            step_number += 1
+    tokens = [token for _, _, _, token, _ in rows]
+    group["prompt"] = np.array([row[0] for row in rows], dtype=np.int32)
+    group["step"] = np.array([row[1] for row in rows], dtype=np.int32)
+    group["position"] = np.array([row[2] for row in rows], dtype=np.int32)
+    group["seconds"] = np.array([row[4] for row in rows], dtype=np.float64)
+    group["id"] = np.array([t.id for t in tokens], dtype=np.int32)
+    group["kind"] = np.array([KINDS.index(t.kind) for t in tokens], dtype=np.uint8)
+    group["prob"] = np.array([t.prob for t in tokens], dtype=np.float32)
+    group["entropy"] = np.array([t.entropy for t in tokens], dtype=np.float32)
+    group["rank"] = np.array([t.rank for t in tokens], dtype=np.int32)
+    shape = (len(tokens), N_CANDIDATES)
+    group["top_ids"] = np.array([t.top_ids for t in tokens], dtype=np.int32).reshape(shape)
+    group["top_probs"] = np.array([t.top_probs for t in tokens], dtype=np.float32).reshape(shape)
+    for name, unit in (("entropy", "nats"), ("seconds", "s")):
+        group[name].attrs["unit"] = unit
+
+
+def _save_steps(group: h5py.Group, traces: Sequence[Trace]) -> None:
+    rows = [(prompt, step) for prompt, trace in enumerate(traces) for step in trace.steps]
+    group["prompt"] = np.array([prompt for prompt, _ in rows], dtype=np.int32)
+    columns = {
+        "n_drafted": [len(step.nodes) for _, step in rows],
+        "n_accepted": [step.n_accepted for _, step in rows],
+        "n_emitted": [len(step.emitted) for _, step in rows],
+    }
+    for name, values in columns.items():
+        group[name] = np.array(values, dtype=np.int32)
+    for name in ("seconds", "seconds_draft", "seconds_verify"):
+        group[name] = np.array([getattr(step, name) for _, step in rows], dtype=np.float64)
+        group[name].attrs["unit"] = "s"
+
+
+def _save_nodes(group: h5py.Group, traces: Sequence[Trace]) -> None:
+    steps = [step for trace in traces for step in trace.steps]
+    rows = [(number, node) for number, step in enumerate(steps) for node in step.nodes]
+    group["step"] = np.array([number for number, _ in rows], dtype=np.int32)
+    kinds = {
+        "token": np.int32,
+        "parent": np.int32,
+        "depth": np.int32,
+        "draft_prob": np.float32,
+        "target_prob": np.float32,
+        "accepted": np.bool_,
+    }
+    for name, kind in kinds.items():
+        group[name] = np.array([getattr(node, name) for _, node in rows], dtype=kind)
