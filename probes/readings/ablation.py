@@ -44,8 +44,8 @@ class AblationStory(Result):
     sink_mass: np.ndarray = described(
         "attention to the first token in later layers, mean", axes=("conditions",)
     )
-    sink_low: np.ndarray = described("lower 95 % bound over texts", axes=("conditions",))
-    sink_high: np.ndarray = described("upper bound", axes=("conditions",))
+    sink_mass_low: np.ndarray = described("lower 95 % bound over texts", axes=("conditions",))
+    sink_mass_high: np.ndarray = described("upper bound", axes=("conditions",))
     loss: np.ndarray = described("next-token loss", axes=("conditions",), unit="nats")
     loss_low: np.ndarray = described("lower bound", axes=("conditions",), unit="nats")
     loss_high: np.ndarray = described("upper bound", axes=("conditions",), unit="nats")
@@ -98,8 +98,8 @@ def ablation_story(
         n_neurons=np.array([len(neurons) for neurons in conditions.values()]),
         largest=np.array(largest),
         sink_mass=np.array([s[0] for s in sinks]),
-        sink_low=np.array([s[1] for s in sinks]),
-        sink_high=np.array([s[2] for s in sinks]),
+        sink_mass_low=np.array([s[1] for s in sinks]),
+        sink_mass_high=np.array([s[2] for s in sinks]),
         loss=np.array([s[0] for s in losses]),
         loss_low=np.array([s[1] for s in losses]),
         loss_high=np.array([s[2] for s in losses]),

@@ -1,1 +1,35 @@
 """One renderer per result kind."""
+
+from ..section import Renderer
+from .massive import ablation_story, massive_activations
+from .layers import layer_stats, next_token, self_check
+from .lens import lens
+from .probes import linear_probe
+from .sinks import attention_sinks
+
+RENDERERS: dict[str, Renderer] = {
+    "next_token": next_token,
+    "logit_lens": lens,
+    "tuned_lens": lens,
+    "layer_stats": layer_stats,
+    "massive_activations": massive_activations,
+    "ablation_story": ablation_story,
+    "attention_sinks": attention_sinks,
+    "linear_probe": linear_probe,
+    "self_check": self_check,
+}
+"""Renderer by result kind; other kinds get the generic one."""
+
+ADDED_BY = {
+    "next_token": "fluoroscope xray",
+    "logit_lens": "fluoroscope lens RUN",
+    "tuned_lens": "fluoroscope lens RUN --tuned",
+    "layer_stats": "fluoroscope xray",
+    "massive_activations": "fluoroscope xray",
+    "ablation_story": "fluoroscope xray",
+    "attention_sinks": "fluoroscope xray",
+    "linear_probe": "fluoroscope probe RUN",
+}
+"""Which command adds a kind of result."""
+
+__all__ = ["ADDED_BY", "RENDERERS"]

@@ -1,0 +1,137 @@
+"""Kinds of chart, as functions from columns to an Altair chart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from .theme import HEAT, HEIGHT, SERIES, WIDTH
+
+Rows = list[dict[str, Any]]
+
+
+def lines(
+    rows: Rows,
+    *,
+    x: str,
+    y: str,
+    series: str | None = None,
+    band: tuple[str, str] | None = None,
+    log: bool = False,
+    width: int = WIDTH,
+) -> alt.TopLevelMixin:
+    """Lines with points (points carry labels and focus) and, where given, a band.
+
+    Args:
+        rows: The data.
+        x: Column on the x axis.
+        y: Column on the y axis.
+        series: Column that tells lines apart, by colour, dash and point shape.
+        band: Columns of the lower and upper bound.
+        log: Whether y is logarithmic.
+        width: Width in pixels.
+    """
+    base = alt.Chart(alt.Data(values=rows), width=width, height=HEIGHT)
+    scale = alt.Scale(type="log") if log else alt.Scale(zero=False)
+    horizontal = alt.X(field=x, type="quantitative", title=x)
+    vertical = alt.Y(field=y, type="quantitative", title=y, scale=scale)
+    line = base.mark_line(strokeWidth=1.8, color=SERIES[0]).encode(horizontal, vertical)
+    points = base.mark_point(filled=True, size=22, color=SERIES[0], opacity=1)
+    points = points.encode(horizontal, vertical)
+    if series is not None:
+        names = list(dict.fromkeys(row[series] for row in rows))
+        colour = alt.Color(
+            field=series,
+            type="nominal",
+            scale=alt.Scale(domain=names, range=list(SERIES[: len(names)])),
+        )
+        shape = alt.Shape(field=series, type="nominal", scale=alt.Scale(domain=names))
+        dash = alt.StrokeDash(field=series, type="nominal", scale=alt.Scale(domain=names))
+        line, points = line.encode(colour, dash), points.encode(colour, shape)
+    layers = [line, points]
+    if band is not None:
+        area = base.mark_area(opacity=0.18, color=SERIES[0]).encode(
+            horizontal,
+            alt.Y(field=band[0], type="quantitative", title=y, scale=scale),
+            alt.Y2(field=band[1]),
+        )
+        if series is not None:
+            area = area.encode(colour)
+        layers.insert(0, area)
+    return alt.layer(*layers)
+
+
+def bars(rows: Rows, *, x: str, y: str, width: int = WIDTH) -> alt.TopLevelMixin:
+    """Bars over named or numbered things, in the order of the rows."""
+    kind = "ordinal" if rows and isinstance(rows[0][x], int | float) else "nominal"
+    return (
+        alt.Chart(alt.Data(values=rows), width=width, height=HEIGHT)
+        .mark_bar(color=SERIES[0])
+        .encode(
+            alt.X(field=x, type=kind, title=x, sort=None, axis=alt.Axis(labelAngle=0, labelOverlap=True)),
+            alt.Y(field=y, type="quantitative", title=y),
+        )
+    )  # fmt: skip
+
+
+def dots(
+    rows: Rows, *, y: str, x: str, low: str, high: str, width: int = WIDTH
+) -> alt.TopLevelMixin:
+    """Dots with intervals, one line per named thing."""
+    base = alt.Chart(alt.Data(values=rows), width=width, height=max(40 * len(rows), 90))
+    vertical = alt.Y(field=y, type="nominal", title=None, sort=None, axis=alt.Axis(labelLimit=260))
+    scale = alt.Scale(zero=False)
+    rule = base.mark_rule(color=SERIES[0], strokeWidth=1.5).encode(
+        vertical,
+        alt.X(field=low, type="quantitative", title=x, scale=scale),
+        alt.X2(field=high),
+    )
+    dot = base.mark_point(filled=True, size=70, color=SERIES[0], opacity=1).encode(
+        vertical, alt.X(field=x, type="quantitative", title=x, scale=scale)
+    )
+    return alt.layer(rule, dot)
+
+
+def heat(
+    rows: Rows,
+    *,
+    x: str,
+    y: str,
+    value: str,
+    log: bool = False,
+    width: int = WIDTH,
+    height: int = HEIGHT,
+) -> alt.TopLevelMixin:
+    """A heat map of up to about 2,000 cells."""
+    scale = alt.Scale(scheme=HEAT, type="log" if log else "linear")
+    discrete = alt.Axis(labelOverlap=True, labelAngle=0)
+    return (
+        alt.Chart(alt.Data(values=rows), width=width, height=height)
+        .mark_rect()
+        .encode(
+            alt.X(field=x, type="ordinal", title=x, axis=discrete, sort=None),
+            alt.Y(field=y, type="ordinal", title=y, axis=discrete),
+            alt.Color(
+                field=value,
+                type="quantitative",
+                scale=scale,
+                legend=alt.Legend(title=value, gradientLength=160),
+            ),
+        )
+    )
+
+
+def as_rows(**columns: Sequence[Any]) -> Rows:
+    """Columns to rows, numbers as plain Python ones; NaN becomes null."""
+    names = list(columns)
+    lists = [[_plain(value) for value in column] for column in columns.values()]
+    return [dict(zip(names, row, strict=True)) for row in zip(*lists, strict=True)]
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, float):
+        return None if value != value else float(f"{value:.5g}")  # noqa: PLR0124 - NaN test
+    return value

@@ -1,0 +1,206 @@
+"""The page: one self-contained HTML file from one run file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from ..probes.errors import OptionError
+from ..probes.runfile import Run, open_run
+from ..probes.runfile.atomic import replacing
+from .convert import to_svg
+from .figure import Figure
+from .section import Context, Section, read_stored
+from .sections import ADDED_BY, RENDERERS
+from .sections.generic import generic
+from .sections.trace import trace
+from .tokens import visible
+
+CHAPTERS = (
+    "Decode trace",
+    "Text and tokens",
+    "Layers",
+    "Features",
+    "Experts",
+    "Other results",
+    "Performance",
+    "Provenance",
+)
+"""Order of the page; the same in every report, so that two lie side by side."""
+
+TABLE_ROWS = 50
+MAX_MB = 10.0
+
+
+def build_report(
+    run: str | Path | Run,
+    out: str | Path | None = None,
+    *,
+    only: Sequence[str] | None = None,
+    max_mb: float = MAX_MB,
+) -> Path:
+    """Draw a run file as one HTML page that works offline; no model is needed.
+
+    The same run file gives the same bytes.
+
+    Args:
+        run: A run file, or its path.
+        out: Where to write; None for the run file's name with .html.
+        only: Names of results or traces to show; None shows all.
+        max_mb: Refuse to write a page larger than this.
+
+    Raises:
+        RunFileError: The run file cannot be read.
+        OptionError: `only` names what is not there, or the page is larger than `max_mb`.
+        ChartError: A chart could not be drawn; the message names it.
+    """
+    opened = run if isinstance(run, Run) else open_run(run)
+    target = opened.path.with_suffix(".html") if out is None else Path(out)
+    _require_known(opened, only)
+    html = render(opened, only=only)
+    size = len(html.encode()) / 1e6
+    if size > max_mb:
+        raise OptionError(
+            f"The page would have {size:.1f} MB, more than max_mb={max_mb:g}. Show less with only=..., "
+            "or raise max_mb."
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(target) as partial:
+        partial.write_text(html, encoding="utf-8")
+    return target
+
+
+def render(run: Run, *, only: Sequence[str] | None = None) -> str:
+    """The page's HTML."""
+    environment = _environment()
+    sections = sorted(_sections(run, environment, only), key=lambda s: CHAPTERS.index(s.chapter))
+    figures = [figure for section in sections for figure in section.figures]
+    style, script = _static("report.css"), _static("report.js")
+    return environment.get_template("page.html.j2").render(
+        title=visible(run.path.stem, longest=80),
+        run=run,
+        summary={key: _shown(value) for key, value in run.summary().items()},
+        provenance=_provenance(run),
+        provenance_json=_inert(run.provenance.as_dict()),
+        chapters=[(c, [s for s in sections if s.chapter == c]) for c in CHAPTERS],
+        sections=sections,
+        pictures=to_svg(figures),
+        specs={f.id: _inert(f.vega_lite()) for f in figures if f.chart is not None},
+        csvs={f.id: _inert(f.csv()) for f in figures if f.n_rows},
+        missing=_missing(run) if only is None else [],
+        warnings=[*_warnings(run), *(w for s in sections for w in s.warnings)],
+        table_rows=TABLE_ROWS,
+        style=Markup(style),  # noqa: S704 - our own file
+        script=Markup(script),  # noqa: S704 - our own file
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+    )
+
+
+def _sections(
+    run: Run, environment: Environment, only: Sequence[str] | None
+) -> Iterator[Section]:
+    def macro(template: str, name: str, arguments: dict[str, Any]) -> Markup:
+        module = environment.get_template(template).module
+        return getattr(module, name)(**arguments)
+
+    context = Context(run, run.vocabulary if run.has_vocabulary else None, macro)
+    with run.reading() as file:
+        for name in run.traces:
+            if only is None or name in only:
+                yield trace(name, file[f"trace/{name}"], context)
+        for name in sorted(run.results, key=_place):
+            if only is None or name in only:
+                stored = read_stored(name, file[f"results/{name}"])
+                yield RENDERERS.get(stored.kind, generic)(stored, context)
+
+
+def _place(name: str) -> tuple[int, str]:
+    known = list(RENDERERS)
+    return (known.index(name) if name in known else len(known), name)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("fluoroscope.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["figure_rows"] = Figure.rows
+    return environment
+
+
+def _static(name: str) -> str:
+    return (resources.files("fluoroscope.reports") / "static" / name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _inert(value: Any) -> Markup:
+    """JSON that cannot end its script element or be taken for markup."""
+    text = json.dumps(value, sort_keys=True)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)  # noqa: S704 - nothing in it can be markup any more
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_shown(item) for item in value) or "none"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return visible(str(value), longest=200).replace("·", " ")
+
+
+def _provenance(run: Run) -> list[tuple[str, str]]:
+    """The provenance table: flat, without the model's whole configuration."""
+    origin = run.provenance.as_dict()
+    origin["model"] = {k: v for k, v in origin["model"].items() if k != "config"}
+    rows = []
+    for key, value in origin.items():
+        if isinstance(value, dict):
+            rows += [(f"{key}: {_shown(name)}", _shown(item)) for name, item in value.items()]
+        else:
+            rows.append((key, _shown(value)))
+    return rows
+
+
+def _missing(run: Run) -> list[tuple[str, str]]:
+    held = set()
+    with run.reading() as file:
+        held = {str(group.attrs.get("kind")) for group in file.get("results", {}).values()}
+    absent = [(kind.replace("_", " "), command) for kind, command in ADDED_BY.items() if kind not in held]
+    if not run.traces:
+        absent.append(("decode trace", "fluoroscope decode --prompt TEXT -o RUN"))
+    return [(kind, command.replace("RUN", run.path.name)) for kind, command in absent]
+
+
+def _warnings(run: Run) -> list[str]:
+    found = []
+    if not run.complete:
+        found.append("The run is incomplete: capture was interrupted or is still under way.")
+    rows = sum(entry["n_rows"] for entry in run.shards)
+    if 0 < rows < 1000:
+        found.append(f"Only {rows} tokens were captured; intervals are wide.")
+    if run.provenance.settings.get("bos") not in (None, "auto"):
+        found.append(f"Beginning-of-sequence policy: {run.provenance.settings['bos']}.")
+    return found
+
+
+def _require_known(run: Run, only: Sequence[str] | None) -> None:
+    unknown = sorted(set(only or ()) - set(run.results) - set(run.traces))
+    if unknown:
+        held = ", ".join([*run.results, *run.traces]) or "nothing"
+        raise OptionError(f"{run.path.name} holds no {', '.join(unknown)}; it holds {held}.")

@@ -1,0 +1,128 @@
+"""Attention sinks."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..charts import as_rows, bars, heat, lines
+from ..figure import Figure
+from ..section import Context, Section, Stored, Tile
+
+
+def attention_sinks(stored: Stored, context: Context) -> Section:
+    """Section of the result kind `attention_sinks`."""
+    n = f"{stored.n_texts} texts of {stored.window} tokens; {stored.values['source']}"
+    strongest = int(np.argmax(stored.mass))
+    return Section(
+        id=stored.name,
+        title="Attention sinks",
+        chapter="Layers",
+        intro=(
+            "Heads that look at one position whatever the text says. Sink_k is the share of heads whose "
+            f"importance of key k exceeds {stored.epsilon} (arXiv 2410.10781); it is no attention mass. "
+            f"Attention probabilities: {stored.values['source']}."
+        ),
+        figures=(_mass(stored, n), _map(stored, n), _rates(stored, n), _norms(stored, n)),
+        tiles=(
+            Tile(
+                label="heads that sink to the first token",
+                value=f"{stored.sink_rate[0]:.0%}",
+                meaning=f"Share of heads whose importance of the first token exceeds {stored.epsilon}.",
+                href=f"#{stored.name}-rates",
+            ),
+        ),
+        verdict=(
+            f"{stored.sink_rate[0]:.0%} of the heads sink to the first token; in layer {strongest} it "
+            f"takes {stored.mass[strongest]:.0%} of all attention."
+        ),
+    )
+
+
+def _mass(stored: Stored, n: str) -> Figure:
+    layers = np.arange(len(stored.mass))
+    rows = as_rows(
+        layer=layers,
+        **{"attention to first token": stored.mass},
+        low=stored.mass_low,
+        high=stored.mass_high,
+    )
+    half = np.flatnonzero(stored.mass > 0.3)
+    where = f"{len(half)} of {len(layers)} layers" if len(half) else "no layer"
+    return Figure(
+        id=f"{stored.name}-mass",
+        question="How much attention goes to the first token?",
+        reading=f"More than 0.3 in {where}; highest {stored.mass.max():.2f}.",
+        chart=lines(rows, x="layer", y="attention to first token", band=("low", "high")),
+        data={
+            "layer": layers.tolist(),
+            "mass": stored.mass.tolist(),
+            "low": stored.mass_low.tolist(),
+            "high": stored.mass_high.tolist(),
+            "to no token": stored.virtual.tolist(),
+            "entropy (nats)": stored.entropy.tolist(),
+        },
+        n=n,
+        interval="95 % bootstrap over texts",
+        source=f"{stored.source}/mass",
+    )
+
+
+def _map(stored: Stored, n: str) -> Figure:
+    n_layers, n_heads = stored.first_token.shape
+    rows = as_rows(
+        layer=np.repeat(np.arange(n_layers), n_heads),
+        head=np.tile(np.arange(n_heads), n_layers),
+        importance=stored.first_token.ravel(),
+    )
+    sinking = int((stored.first_token > stored.epsilon).sum())
+    return Figure(
+        id=f"{stored.name}-heads",
+        question="Which heads sink?",
+        reading=f"{sinking} of {stored.first_token.size} heads have a mean importance above "
+        f"{stored.epsilon}.",
+        chart=heat(rows, x="layer", y="head", value="importance"),
+        data={"layer": list(range(n_layers))}
+        | {f"head {h}": stored.first_token[:, h].tolist() for h in range(n_heads)},
+        n=n,
+        source=f"{stored.source}/first_token",
+    )
+
+
+def _rates(stored: Stored, n: str) -> Figure:
+    keys = np.arange(min(len(stored.sink_rate), 32))
+    rates = stored.sink_rate[: len(keys)]
+    second = int(np.argmax(stored.sink_rate[1:-8])) + 1
+    return Figure(
+        id=f"{stored.name}-rates",
+        question="Are there other sinks?",
+        reading=f"After the first token the most frequent is position {second}, with "
+        f"{stored.sink_rate[second]:.1%} of the heads.",
+        chart=bars(as_rows(position=keys, **{"share of heads": rates}), x="position", y="share of heads"),
+        data={"position": list(range(len(stored.sink_rate))), "rate": stored.sink_rate.tolist()},
+        n=f"{n}; first {len(keys)} positions drawn",
+        source=f"{stored.source}/sink_rate",
+    )  # fmt: skip
+
+
+def _norms(stored: Stored, n: str) -> Figure:
+    layers = np.arange(len(stored.norm_first))
+    rows = as_rows(
+        layer=np.tile(layers, 2),
+        **{"residual norm": np.concatenate([stored.norm_first, stored.norm_rest])},
+        which=np.repeat(["first token", "other tokens"], len(layers)),
+    )
+    top = int(np.argmax(stored.norm_first))
+    return Figure(
+        id=f"{stored.name}-norms",
+        question="Is the sink's state large?",
+        reading=f"After layer {top} its norm is {stored.norm_first[top]:,.0f}, that of other tokens "
+        f"{stored.norm_rest[top]:,.0f}.",
+        chart=lines(rows, x="layer", y="residual norm", series="which", log=True),
+        data={
+            "layer": layers.tolist(),
+            "first token": stored.norm_first.tolist(),
+            "other tokens": stored.norm_rest.tolist(),
+        },
+        n=n,
+        source=f"{stored.source}/norm_first",
+    )

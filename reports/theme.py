@@ -1,0 +1,46 @@
+"""The look of charts: colours are CSS variables, so light and dark are the page's business.
+
+Series colours are Okabe-Ito's in an order per theme that keeps 3:1 contrast (see report.css); never
+more than five series, and a dash or shape besides the colour.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+SERIES = tuple(f"var(--series-{number})" for number in range(1, 6))
+HEAT = "viridis"
+WIDTH, HEIGHT = 520, 230
+FONT = "system-ui, sans-serif"
+
+
+def config() -> dict[str, Any]:
+    """The Vega-Lite configuration of every chart."""
+    text = {
+        "labelColor": "currentColor",
+        "titleColor": "currentColor",
+        "labelFont": FONT,
+        "titleFont": FONT,
+        "labelFontSize": 11,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+    }
+    return {
+        "background": None,
+        "padding": {"left": 4, "right": 14, "top": 6, "bottom": 4},
+        "view": {"stroke": None},
+        "axis": {
+            **text,
+            "domainColor": "currentColor",
+            "domainOpacity": 0.4,
+            "tickColor": "currentColor",
+            "tickOpacity": 0.4,
+            "gridColor": "currentColor",
+            "gridOpacity": 0.1,
+            "titlePadding": 8,
+        },
+        "legend": {**text, "orient": "top", "title": None, "symbolStrokeWidth": 2},
+        "header": {"labelColor": "currentColor", "titleColor": "currentColor"},
+        "title": {"color": "currentColor", "font": FONT},
+        "range": {"category": list(SERIES)},
+    }
