@@ -13,11 +13,15 @@ from .running import USAGE, command, envelope, print_json
 
 TOUR = """Watch a language model think while it decodes.
 
-  fluoroscope xray                          look inside the embedded model, write report.html
-  fluoroscope capture --sites 'layers.*.resid_post' -o run.h5
-  fluoroscope lens run.h5                   add the logit lens to a run file
-  fluoroscope decode --prompt 'Once upon a time'
-  fluoroscope report run.h5 --open          one self-contained HTML page
+Look inside the embedded model and write a page: `fluoroscope xray`
+
+Keep states: `fluoroscope capture --sites 'layers.*.resid_post' -o run.h5`
+
+Add the logit lens to a run file: `fluoroscope lens run.h5`
+
+Decode with a trace: `fluoroscope decode --prompt 'Once upon a time' -o run.h5`
+
+Draw the page: `fluoroscope report run.h5 --open`
 """
 
 app = typer.Typer(

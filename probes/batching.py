@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -75,6 +76,7 @@ def windows(
     context: int,
     bos: Bos = "auto",
     n_tokens: int | None = None,
+    per_document: int | None = None,
 ) -> list[Window]:
     """Tokenise documents and cut them into windows.
 
@@ -84,6 +86,7 @@ def windows(
         context: Longest window, the beginning-of-sequence token included.
         bos: Where that token goes.
         n_tokens: Stop after this many tokens; the last window is cut to fit.
+        per_document: At most this many windows of one document; None for all.
 
     Raises:
         OptionError: The context exceeds what the model can attend to.
@@ -95,7 +98,8 @@ def windows(
     found: list[Window] = []
     total = 0
     for document in documents:
-        for number, ids in enumerate(_pieces(model, document.text, context, bos)):
+        pieces = islice(_pieces(model, document.text, context, bos), per_document)
+        for number, ids in enumerate(pieces):
             room = len(ids) if n_tokens is None else min(len(ids), n_tokens - total)
             if room > 0:
                 name = document.name if number == 0 else f"{document.name}#{number}"

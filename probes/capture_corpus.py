@@ -44,6 +44,7 @@ def capture_corpus(
     batch_tokens: int = 2048,
     dtype: str = "float32",
     bos: Bos = "auto",
+    per_document: int | None = None,
     resume: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -63,6 +64,7 @@ def capture_corpus(
         batch_tokens: Positions per forward pass.
         dtype: How rows are stored: float32, bfloat16, float16 or float64.
         bos: Beginning-of-sequence token: "auto", "always" or "never"; recorded in the file.
+        per_document: At most this many windows of one document, for variety; None for all.
         resume: Whether to go on with a file of the same origin.
         overwrite: Whether to delete a file that is there.
         progress: Called after every batch.
@@ -80,7 +82,9 @@ def capture_corpus(
     _require_rows(chosen)
     if dtype not in DTYPES:
         raise OptionError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}.")
-    found = windows(model, corpus, context=context, bos=bos, n_tokens=n_tokens)
+    found = windows(
+        model, corpus, context=context, bos=bos, n_tokens=n_tokens, per_document=per_document
+    )
     provenance = Provenance(
         model=model.info.as_dict(),
         corpus={
@@ -95,6 +99,7 @@ def capture_corpus(
             "dtype": dtype,
             "bos": bos,
             "n_tokens": n_tokens,
+            "per_document": per_document,
         },
     )
     rank = this_rank()

@@ -6,10 +6,13 @@ so the result is kept (see `modelcache`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 from .errors import DamagedModelError
 
@@ -24,6 +27,18 @@ def is_gguf(path: Path) -> bool:
         return file.read(len(MAGIC)) == MAGIC
 
 
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Keep transformers' loading bars off the terminal for a while."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def convert_gguf(source: Path, folder: Path) -> None:
     """Write `source` as float32 safetensors, configuration and tokenizer into `folder`.
 
@@ -32,8 +47,11 @@ def convert_gguf(source: Path, folder: Path) -> None:
     """
     where, name = str(source.parent), source.name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)
-        module = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
+        with without_progress_bars():
+            tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)
+            module = AutoModelForCausalLM.from_pretrained(
+                where, gguf_file=name, dtype=torch.float32
+            )
     except (ValueError, KeyError, IndexError, OSError) as error:
         raise DamagedModelError(
             f"{name} could not be read as a GGUF model ({type(error).__name__}: {error}). "

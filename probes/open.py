@@ -19,7 +19,7 @@ from . import embedded
 from .backends import drive
 from .digest import files_digest
 from .errors import DamagedModelError, ModelNotFoundError, OptionError, UnsafeModelError
-from .gguf import convert_gguf, is_gguf
+from .gguf import convert_gguf, is_gguf, without_progress_bars
 from .memory import require_bytes
 from .model import Backend, Model
 from .modelcache import converted
@@ -203,9 +203,10 @@ def _load(
 
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     try:
-        module = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype or "auto", attn_implementation=attention, **options
-        )
+        with without_progress_bars():
+            module = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype or "auto", attn_implementation=attention, **options
+            )
     except SafetensorError as error:
         raise DamagedModelError(
             f"The weights in {folder.name} cannot be read ({error}); a file is cut short or damaged. "

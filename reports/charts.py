@@ -36,7 +36,8 @@ def lines(
     base = alt.Chart(alt.Data(values=rows), width=width, height=HEIGHT)
     scale = alt.Scale(type="log") if log else alt.Scale(zero=False)
     horizontal = alt.X(field=x, type="quantitative", title=x)
-    vertical = alt.Y(field=y, type="quantitative", title=y, scale=scale)
+    axis = alt.Axis(tickCount=5) if log else alt.Axis()
+    vertical = alt.Y(field=y, type="quantitative", title=y, scale=scale, axis=axis)
     line = base.mark_line(strokeWidth=1.8, color=SERIES[0]).encode(horizontal, vertical)
     points = base.mark_point(filled=True, size=22, color=SERIES[0], opacity=1)
     points = points.encode(horizontal, vertical)
@@ -54,7 +55,7 @@ def lines(
     if band is not None:
         area = base.mark_area(opacity=0.18, color=SERIES[0]).encode(
             horizontal,
-            alt.Y(field=band[0], type="quantitative", title=y, scale=scale),
+            alt.Y(field=band[0], type="quantitative", title=y, scale=scale, axis=axis),
             alt.Y2(field=band[1]),
         )
         if series is not None:
@@ -66,14 +67,16 @@ def lines(
 def bars(rows: Rows, *, x: str, y: str, width: int = WIDTH) -> alt.TopLevelMixin:
     """Bars over named or numbered things, in the order of the rows."""
     kind = "ordinal" if rows and isinstance(rows[0][x], int | float) else "nominal"
+    axis = alt.Axis(labelAngle=0, labelOverlap=True)
     return (
-        alt.Chart(alt.Data(values=rows), width=width, height=HEIGHT)
+        alt
+        .Chart(alt.Data(values=rows), width=width, height=HEIGHT)
         .mark_bar(color=SERIES[0])
         .encode(
-            alt.X(field=x, type=kind, title=x, sort=None, axis=alt.Axis(labelAngle=0, labelOverlap=True)),
+            alt.X(field=x, type=kind, title=x, sort=None, axis=axis),
             alt.Y(field=y, type="quantitative", title=y),
         )
-    )  # fmt: skip
+    )
 
 
 def dots(
@@ -108,7 +111,8 @@ def heat(
     scale = alt.Scale(scheme=HEAT, type="log" if log else "linear")
     discrete = alt.Axis(labelOverlap=True, labelAngle=0)
     return (
-        alt.Chart(alt.Data(values=rows), width=width, height=height)
+        alt
+        .Chart(alt.Data(values=rows), width=width, height=height)
         .mark_rect()
         .encode(
             alt.X(field=x, type="ordinal", title=x, axis=discrete, sort=None),
@@ -133,5 +137,5 @@ def as_rows(**columns: Sequence[Any]) -> Rows:
 def _plain(value: Any) -> Any:
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, float):
-        return None if value != value else float(f"{value:.5g}")  # noqa: PLR0124 - NaN test
+        return None if value != value else float(f"{value:.5g}")
     return value

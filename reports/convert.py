@@ -75,7 +75,7 @@ def clean_svg(svg: str, *, label: str, prefix: str) -> Markup:
         root.attrib.pop(name, None)
     root.set("role", "group")
     root.set("aria-label", label)
-    return Markup(ElementTree.tostring(root, encoding="unicode"))  # noqa: S704 - cleaned above
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
 def _clean(element: ElementTree.Element, prefix: str) -> None:

@@ -97,7 +97,9 @@ class Figure:
             case ".pdf":
                 path.write_bytes(vl_convert.vegalite_to_pdf(_printable(self)))
             case other:
-                raise OptionError(f"A figure is saved as svg, png, pdf, json or csv, got {other!r}.")
+                raise OptionError(
+                    f"A figure is saved as svg, png, pdf, json or csv, got {other!r}."
+                )
         return path
 
     def _repr_html_(self) -> str:
@@ -109,7 +111,7 @@ class Figure:
 def cell(value: Any) -> str:
     """A number or text as a table cell."""
     if isinstance(value, float):
-        return "–" if value != value else f"{value:.4g}"  # noqa: PLR0124 - NaN test
+        return "–" if value != value else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and abs(value) >= 100_000 else str(value)
 
 

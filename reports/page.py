@@ -22,7 +22,7 @@ from .section import Context, Section, read_stored
 from .sections import ADDED_BY, RENDERERS
 from .sections.generic import generic
 from .sections.trace import trace
-from .tokens import visible
+from .tokens import label
 
 CHAPTERS = (
     "Decode trace",
@@ -85,7 +85,7 @@ def render(run: Run, *, only: Sequence[str] | None = None) -> str:
     figures = [figure for section in sections for figure in section.figures]
     style, script = _static("report.css"), _static("report.js")
     return environment.get_template("page.html.j2").render(
-        title=visible(run.path.stem, longest=80),
+        title=label(run.path.stem),
         run=run,
         summary={key: _shown(value) for key, value in run.summary().items()},
         provenance=_provenance(run),
@@ -98,16 +98,14 @@ def render(run: Run, *, only: Sequence[str] | None = None) -> str:
         missing=_missing(run) if only is None else [],
         warnings=[*_warnings(run), *(w for s in sections for w in s.warnings)],
         table_rows=TABLE_ROWS,
-        style=Markup(style),  # noqa: S704 - our own file
-        script=Markup(script),  # noqa: S704 - our own file
+        style=Markup(style),
+        script=Markup(script),
         style_hash=_hash(style),
         script_hash=_hash(script),
     )
 
 
-def _sections(
-    run: Run, environment: Environment, only: Sequence[str] | None
-) -> Iterator[Section]:
+def _sections(run: Run, environment: Environment, only: Sequence[str] | None) -> Iterator[Section]:
     def macro(template: str, name: str, arguments: dict[str, Any]) -> Markup:
         module = environment.get_template(template).module
         return getattr(module, name)(**arguments)
@@ -153,7 +151,7 @@ def _inert(value: Any) -> Markup:
     text = json.dumps(value, sort_keys=True)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)  # noqa: S704 - nothing in it can be markup any more
+    return Markup(text)
 
 
 def _shown(value: Any) -> str:
@@ -161,7 +159,7 @@ def _shown(value: Any) -> str:
         return ", ".join(_shown(item) for item in value) or "none"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return visible(str(value), longest=200).replace("·", " ")
+    return label(str(value), longest=200)
 
 
 def _provenance(run: Run) -> list[tuple[str, str]]:
@@ -181,7 +179,9 @@ def _missing(run: Run) -> list[tuple[str, str]]:
     held = set()
     with run.reading() as file:
         held = {str(group.attrs.get("kind")) for group in file.get("results", {}).values()}
-    absent = [(kind.replace("_", " "), command) for kind, command in ADDED_BY.items() if kind not in held]
+    absent = [
+        (kind.replace("_", " "), command) for kind, command in ADDED_BY.items() if kind not in held
+    ]
     if not run.traces:
         absent.append(("decode trace", "fluoroscope decode --prompt TEXT -o RUN"))
     return [(kind, command.replace("RUN", run.path.name)) for kind, command in absent]

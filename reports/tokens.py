@@ -17,10 +17,10 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
 
 
 def visible(text: str | bytes, *, longest: int | None = LONGEST) -> str:
-    """A string with everything invisible written out.
+    r"""A string with everything invisible written out.
 
     Args:
-        text: A token's text or bytes; bytes that are no UTF-8 become \\xNN.
+        text: A token's text or bytes; bytes that are no UTF-8 become \xNN.
         longest: Longer strings are cut in the middle; None never cuts.
     """
     if isinstance(text, bytes):
@@ -37,6 +37,11 @@ def visible(text: str | bytes, *, longest: int | None = LONGEST) -> str:
 def plain(text: str) -> str:
     """Running text made safe to draw: as `visible`, but spaces and line breaks stay."""
     return "".join(c if c in " \n" else _show(c) for c in text)
+
+
+def label(text: str, *, longest: int | None = 80) -> str:
+    """A name, a sentence or a file name: as `visible`, but spaces stay spaces."""
+    return visible(text, longest=longest).replace("·", " ")
 
 
 def token_text(vocabulary: Vocabulary | None, token: int) -> str:

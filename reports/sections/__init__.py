@@ -1,9 +1,9 @@
 """One renderer per result kind."""
 
 from ..section import Renderer
-from .massive import ablation_story, massive_activations
 from .layers import layer_stats, next_token, self_check
 from .lens import lens
+from .massive import ablation_story, massive_activations
 from .probes import linear_probe
 from .sinks import attention_sinks
 

@@ -1,4 +1,4 @@
-"""Any result no renderer knows: its numbers as they are, so a new analysis shows before it has a page."""
+"""Any result no renderer knows, shown as it is stored: a new analysis appears before it has a page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from ..charts import as_rows, heat, lines
 from ..figure import Figure
 from ..section import Context, Section, Stored
-from ..tokens import visible
+from ..tokens import label
 
 MAX_ROWS, MAX_CELLS = 500, 2000
 
@@ -27,17 +27,17 @@ def generic(stored: Stored, context: Context) -> Section:
                 question="Single values",
                 reading=f"{len(scalars)} values.",
                 data={
-                    "name": [visible(k, longest=60) for k in scalars],
-                    "value": [visible(str(v), longest=80) for v in scalars.values()],
+                    "name": [label(k, longest=60) for k in scalars],
+                    "value": [label(str(v), longest=80) for v in scalars.values()],
                 },
                 source=stored.source,
             ),
         )
     return Section(
         id=stored.name,
-        title=visible(stored.name, longest=60),
+        title=label(stored.name, longest=60),
         chapter="Other results",
-        intro=f"A result of kind {visible(stored.kind, longest=60)}, shown as it is stored.",
+        intro=f"A result of kind {label(stored.kind, longest=60)}, shown as it is stored.",
         figures=tuple(figures),
     )
 
@@ -53,14 +53,14 @@ def _array(stored: Stored, name: str, array: np.ndarray) -> Figure:
     for column in range(shown.shape[1]):
         values = shown[:, column].tolist()
         head = label if flat.shape[1] == 1 else f"{label}[{column}]"
-        columns[head] = values if numeric else [visible(str(v), longest=80) for v in values]
+        columns[head] = values if numeric else [label(str(v), longest=80) for v in values]
     reading = f"{'x'.join(map(str, array.shape))} values"
     if numeric and np.isfinite(array.astype(float)).any():
         finite = array.astype(float)[np.isfinite(array.astype(float))]
         reading += f" from {finite.min():.4g} to {finite.max():.4g}"
     return Figure(
         id=f"{stored.name}-{name}",
-        question=visible(stored.docs.get(name) or name, longest=None),
+        question=label(stored.docs.get(name) or name, longest=None),
         reading=f"{reading}.",
         chart=_chart(label, array) if numeric else None,
         data=columns,

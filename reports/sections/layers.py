@@ -7,7 +7,7 @@ import numpy as np
 from ..charts import as_rows, lines
 from ..figure import Figure
 from ..section import Context, Section, Stored, Tile
-from ..tokens import visible
+from ..tokens import label
 
 
 def layer_stats(stored: Stored, context: Context) -> Section:
@@ -97,10 +97,10 @@ def self_check(stored: Stored, context: Context) -> Section:
         id=f"{stored.name}-checks",
         question="Do the sites hold what their names say?",
         reading=f"All {len(stored.checks)} comparisons hold; the largest relative error is "
-        f"{stored.errors[worst]:.1e} at {visible(str(stored.checks[worst]), longest=60)} "
+        f"{stored.errors[worst]:.1e} at {label(str(stored.checks[worst]), longest=60)} "
         f"(allowed: {stored.tolerance:.0e}).",
         data={
-            "compared": [visible(str(c), longest=60) for c in stored.checks],
+            "compared": [label(str(c), longest=60) for c in stored.checks],
             "relative error": stored.errors.tolist(),
         },
         n=f"{len(stored.sites)} sites",

@@ -7,7 +7,7 @@ import numpy as np
 from ..charts import as_rows, lines
 from ..figure import Figure
 from ..section import Context, Section, Stored
-from ..tokens import visible
+from ..tokens import label
 
 N_LEVELS = 9
 
@@ -84,12 +84,14 @@ def _grid(stored: Stored, context: Context) -> Figure:
         }
         for layer in reversed(range(n_layers))
     ]
-    html = context.macros("grid.html.j2", "grid", {"id": stored.name, "input": input_tokens, "rows": rows})
+    html = context.macros(
+        "grid.html.j2", "grid", {"id": stored.name, "input": input_tokens, "rows": rows}
+    )
     settled = [int(np.argmax(top[:, p] == top[-1, p])) for p in range(n_positions)]
     return Figure(
         id=f"{stored.name}-grid",
         question="What would each layer say next?",
-        reading=f"In {visible(str(stored.example_name), longest=60)} the final choice first leads at "
+        reading=f"In {label(str(stored.example_name), longest=60)} the final choice first leads at "
         f"layer {int(np.median(settled))} (median over {n_positions} positions).",
         html=html,
         data={

@@ -7,7 +7,7 @@ import numpy as np
 from ..charts import as_rows, dots, heat, lines
 from ..figure import Figure
 from ..section import Context, Section, Stored, Tile
-from ..tokens import visible
+from ..tokens import label
 
 
 def massive_activations(stored: Stored, context: Context) -> Section:
@@ -40,8 +40,8 @@ def massive_activations(stored: Stored, context: Context) -> Section:
         chapter="Layers",
         intro=(
             "A few values of the residual stream are thousands of times larger than all others. "
-            f"Here: larger than {stored.absolute:,.0f} and {stored.ratio:,.0f} times the layer's median "
-            "size (arXiv 2402.17762)."
+            f"Here: larger than {stored.absolute:,.0f} and {stored.ratio:,.0f} times the layer's "
+            "median size (arXiv 2402.17762)."
         ),
         figures=tuple(figures),
         tiles=tiles,
@@ -51,7 +51,7 @@ def massive_activations(stored: Stored, context: Context) -> Section:
 
 def ablation_story(stored: Stored, context: Context) -> Section:
     """Section of the result kind `ablation_story`."""
-    names = [visible(str(name), longest=None) for name in stored.conditions]
+    names = [label(str(name), longest=None) for name in stored.conditions]
     table = {
         "zeroed": names,
         "neurons": stored.n_neurons.tolist(),
@@ -117,9 +117,7 @@ def _profile(stored: Stored) -> Figure:
     columns = [stored.top[:, 0], stored.top[:, 1], stored.top[:, 2], stored.median]
     layers = np.tile(stored.layers, len(names))
     sizes = np.maximum(np.concatenate(columns), 1e-6)
-    rows = as_rows(
-        layer=layers, **{"size |h|": sizes}, which=np.repeat(names, len(stored.layers))
-    )
+    rows = as_rows(layer=layers, **{"size |h|": sizes}, which=np.repeat(names, len(stored.layers)))
     jump = int(np.argmax(stored.top[:, 0] / stored.median))
     return Figure(
         id=f"{stored.name}-profile",
@@ -176,7 +174,7 @@ def _events(stored: Stored, context: Context) -> Figure:
             "dimension": stored.event_channel.tolist(),
             "from layer": stored.event_first_layer.tolist(),
             "to layer": stored.event_last_layer.tolist(),
-            "document": [visible(str(name), longest=60) for name in stored.event_document],
+            "document": [label(str(name), longest=60) for name in stored.event_document],
         },
         n=f"{stored.n_events} found, {listed} listed",
         source=f"{stored.source}/event_value",

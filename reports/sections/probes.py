@@ -7,12 +7,12 @@ import numpy as np
 from ..charts import as_rows, lines
 from ..figure import Figure
 from ..section import Context, Section, Stored
-from ..tokens import visible
+from ..tokens import label
 
 
 def linear_probe(stored: Stored, context: Context) -> Section:
     """Section of the result kind `linear_probe`."""
-    sites = [visible(str(site), longest=60) for site in stored.sites]
+    sites = [label(str(site), longest=60) for site in stored.sites]
     order = np.arange(len(sites))
     names = ("probe", "control task", "token identity", "majority class")
     columns = (
@@ -27,10 +27,10 @@ def linear_probe(stored: Stored, context: Context) -> Section:
         which=np.repeat(names, len(sites)),
     )
     best = int(np.argmax(stored.selectivity))
-    label = visible(str(stored.label), longest=60)
+    wanted = label(str(stored.label))
     figure = Figure(
         id=f"{stored.name}-accuracy",
-        question=f"Is {label} linearly decodable?",
+        question=f"Is {wanted} linearly decodable?",
         reading=f"Most selective at {sites[best]}: accuracy {stored.accuracy[best]:.2f} "
         f"({stored.accuracy_low[best]:.2f} to {stored.accuracy_high[best]:.2f}), control "
         f"{stored.control[best]:.2f}; from the token alone {stored.token_identity:.2f}.",
@@ -50,9 +50,9 @@ def linear_probe(stored: Stored, context: Context) -> Section:
     )
     return Section(
         id=stored.name,
-        title=f"Linear probe: {label}",
+        title=f"Linear probe: {wanted}",
         chapter="Text and tokens",
-        intro="Logistic regression on standardised states. Selectivity is accuracy minus that on random "
-        "labels per token (arXiv 1909.03368).",
+        intro="Logistic regression on standardised states. Selectivity is accuracy minus that on "
+        "random labels per token (arXiv 1909.03368).",
         figures=(figure,),
     )

@@ -18,8 +18,8 @@ def attention_sinks(stored: Stored, context: Context) -> Section:
         title="Attention sinks",
         chapter="Layers",
         intro=(
-            "Heads that look at one position whatever the text says. Sink_k is the share of heads whose "
-            f"importance of key k exceeds {stored.epsilon} (arXiv 2410.10781); it is no attention mass. "
+            "Heads that look at one position whatever the text says. Sink_k is the share of heads "
+            f"whose importance of key k exceeds {stored.epsilon} (arXiv 2410.10781); it is no mass. "
             f"Attention probabilities: {stored.values['source']}."
         ),
         figures=(_mass(stored, n), _map(stored, n), _rates(stored, n), _norms(stored, n)),
@@ -92,16 +92,17 @@ def _rates(stored: Stored, n: str) -> Figure:
     keys = np.arange(min(len(stored.sink_rate), 32))
     rates = stored.sink_rate[: len(keys)]
     second = int(np.argmax(stored.sink_rate[1:-8])) + 1
+    rows = as_rows(position=keys, **{"share of heads": rates})
     return Figure(
         id=f"{stored.name}-rates",
         question="Are there other sinks?",
         reading=f"After the first token the most frequent is position {second}, with "
         f"{stored.sink_rate[second]:.1%} of the heads.",
-        chart=bars(as_rows(position=keys, **{"share of heads": rates}), x="position", y="share of heads"),
+        chart=bars(rows, x="position", y="share of heads"),
         data={"position": list(range(len(stored.sink_rate))), "rate": stored.sink_rate.tolist()},
         n=f"{n}; first {len(keys)} positions drawn",
         source=f"{stored.source}/sink_rate",
-    )  # fmt: skip
+    )
 
 
 def _norms(stored: Stored, n: str) -> Figure:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from ..charts import as_rows, bars, lines
 from ..figure import Figure
 from ..section import Context, Section, Tile
-from ..tokens import plain, visible
+from ..tokens import label, plain, visible
 
 MARKS = {
     "plain": "n",
@@ -50,9 +50,9 @@ def trace(name: str, group: h5py.Group, context: Context) -> Section:
     prefix = f"trace-{name}"
     return Section(
         id=prefix,
-        title=f"Generation: {visible(name, longest=40)}",
+        title=f"Generation: {label(name, longest=40)}",
         chapter="Decode trace",
-        intro=visible(str(group.attrs.get("summary", "")), longest=200).replace("·", " "),
+        intro=label(str(group.attrs.get("summary", "")), longest=200),
         html=html,
         figures=tuple(_figures(prefix, group.name or "", columns, context)) if n_tokens else (),
         tiles=(
@@ -65,12 +65,12 @@ def trace(name: str, group: h5py.Group, context: Context) -> Section:
             Tile(
                 label="tokens per second",
                 value=f"{speed:.1f}",
-                meaning="Emitted tokens per second of wall time, tracing included; depends on the machine.",
+                meaning="Emitted tokens per second of wall time, tracing included, on this machine.",
                 href=f"#{prefix}",
             ),
         ),
         verdict=f"{len(texts)} prompt{'s' if len(texts) != 1 else ''}, {n_tokens} tokens with engine "
-        f"{visible(name, longest=40)}, {per_pass:.2f} tokens per target pass.",
+        f"{label(name, longest=40)}, {per_pass:.2f} tokens per target pass.",
     )
 
 
@@ -146,9 +146,7 @@ def _levels(columns: dict[str, np.ndarray], row: int, slowest: float) -> dict[st
     }
 
 
-def _tip(
-    columns: dict[str, np.ndarray], row: int, kinds: list[str], context: Context
-) -> str:
+def _tip(columns: dict[str, np.ndarray], row: int, kinds: list[str], context: Context) -> str:
     token = int(columns["id"][row])
     leading = ", ".join(
         f"{context.token(t)} {p:.1%}"

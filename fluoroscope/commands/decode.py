@@ -1,0 +1,153 @@
+"""`fluoroscope decode` and `fluoroscope engines`: text from prompts, under the hooks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from ..running import Terminal
+from . import options
+
+Engine = Annotated[str, typer.Option("--engine", "-e", help="See `fluoroscope engines`.")]
+Prompt = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="A prompt (repeatable).")]
+Prompts = Annotated[
+    Path | None, typer.Option(help="File of prompts: one a line, or .jsonl with a field `prompt`.")
+]
+MaxNew = Annotated[int, typer.Option("--max-new-tokens", min=1, help="At most this many tokens.")]
+Temperature = Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")]
+TopK = Annotated[int | None, typer.Option(min=1, help="Draw from this many likeliest tokens.")]
+TopP = Annotated[float | None, typer.Option(help="Draw from this share of probability.")]
+Seed = Annotated[int, typer.Option(help="Seed of the draws.")]
+Stop = Annotated[list[str] | None, typer.Option(help="A string that ends the text (repeatable).")]
+Chat = Annotated[bool, typer.Option("--chat", help="Put prompts in the model's chat template.")]
+IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Go on past end-of-sequence tokens.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Run file that takes the trace (made if new).")
+]
+
+
+def decode(
+    terminal: Terminal,
+    *,
+    engine: Engine = "plain",
+    prompt: Prompt = None,
+    prompts: Prompts = None,
+    max_new_tokens: MaxNew = 128,
+    temperature: Temperature = 0.0,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    seed: Seed = 0,
+    stop: Stop = None,
+    ignore_eos: IgnoreEos = False,
+    chat: Chat = False,
+    sites: options.Sites = None,
+    output: Output = None,
+    model: options.Model = None,
+    backend: options.Backend = "transformers",
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+) -> list[dict[str, Any]]:
+    """Decode prompts with an engine; with -o the trace goes into a run file for the report.
+
+    Example: fluoroscope decode --prompt 'Once upon a time'
+
+    Example: fluoroscope decode --prompt 'Why is the sky blue?' --chat -o run.h5 --json
+    """
+    from ..decoding import Stopping, make_engine, save_generations
+    from ..probes import open_model
+
+    given = read_prompts(prompt, prompts)
+    opened = open_model(model, backend=backend, device=device, dtype=dtype)
+    chosen = make_engine(
+        opened, engine, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+    )
+    rules = Stopping(max_new_tokens=max_new_tokens, stop=tuple(stop or ()), ignore_eos=ignore_eos)
+    generations = []
+    with terminal.track("Decoding", "prompts") as progress:
+        for number, text in enumerate(given):
+            generations += chosen.generate(text, stopping=rules, sites=sites or (), chat=chat)
+            progress(number + 1, len(given))
+            terminal.show(_shown(generations[-1]))
+    if output is not None:
+        save_generations(open_or_make(output, opened), chosen, generations)
+        terminal.wrote(output)
+    return [generation.as_dict() for generation in generations]
+
+
+def engines(terminal: Terminal) -> list[dict[str, Any]]:
+    """List the decoding engines: what they do, which paper they follow, whether they are lossless.
+
+    Example: fluoroscope engines
+
+    Example: fluoroscope engines --json
+    """
+    from dataclasses import asdict
+
+    from ..decoding import engines as registered
+
+    table = Table("engine", "what it does", "paper", "lossless", "needs", title="Engines")
+    for about in registered():
+        lossless = "yes" if about.lossless else "no"
+        paper = f"arXiv {about.paper}" if about.paper else ""
+        table.add_row(about.name, about.summary, paper, lossless, about.needs)
+    terminal.show(table)
+    return [asdict(about) for about in registered()]
+
+
+def read_prompts(given: list[str] | None, file: Path | None) -> list[str]:
+    """Prompts from the command line and from a file.
+
+    Raises:
+        CorpusError: There are none, or the file cannot be read.
+    """
+    from ..probes import open_corpus
+    from ..probes.errors import CorpusError
+
+    found = list(given or [])
+    if file is not None and file.suffix in (".jsonl", ".ndjson"):
+        found += [document.text for document in open_corpus(file)]
+    elif file is not None:
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CorpusError(f"Prompts cannot be read from {file}: {error}") from error
+        found += [line for line in lines if line.strip()]
+    if not found:
+        raise CorpusError("Give a prompt: --prompt TEXT, or --prompts FILE with one a line.")
+    return found
+
+
+def open_or_make(path: Path, model: Any) -> Any:
+    """The run file at `path` if it came from this model; a new one without rows if there is none.
+
+    Raises:
+        RunMismatchError: It came from another model.
+    """
+    from ..probes import Provenance, create_run, open_run
+
+    if path.exists():
+        run = open_run(path)
+        run.require(weights_digest=model.weights_digest, tokenizer_digest=model.tokenizer_digest)
+        return run
+    provenance = Provenance(
+        model=model.info.as_dict(), corpus={"description": "no corpus, prompts only"}
+    )
+    with create_run(path, provenance=provenance) as writer:
+        if model.has_tokenizer:
+            writer.set_vocabulary(model.vocabulary)
+        writer.close()
+    return open_run(path)
+
+
+def _shown(generation: Any) -> Text:
+    stats = generation.stats
+    took = f"{stats.n_emitted} tokens, {stats.tokens_per_second:.1f} tokens/s"
+    return Text.assemble(
+        (generation.prompt, "dim"),
+        (generation.text, "bold"),
+        (f"\n[{took}, {generation.stop_reason}]\n", "cyan"),
+    )

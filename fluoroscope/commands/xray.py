@@ -1,0 +1,129 @@
+"""`fluoroscope xray`: the main job, from a model to a page that shows its inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..running import Terminal
+from . import options
+from .decode import open_or_make
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="The run file to write.")]
+Report = Annotated[
+    Path | None, typer.Option("--report", help="The page; left out: beside the run file.")
+]
+Prompt = Annotated[str, typer.Option("--prompt", "-p", help="Prompt of the traced generation.")]
+Tokens = Annotated[int, typer.Option("--tokens", "-n", min=1024, help="Tokens to read and keep.")]
+Store = Annotated[str, typer.Option(help="How rows are kept: float32, bfloat16 or float16.")]
+Again = Annotated[bool, typer.Option("--again", help="Compute results anew that are there.")]
+
+PROMPT = "Explain in a few sentences how a language model chooses its next word."
+CONTEXT = 256
+PER_DOCUMENT = 2
+
+
+def xray(
+    terminal: Terminal,
+    *,
+    output: Output = Path("run.h5"),
+    report: Report = None,
+    text: options.Text = None,
+    tokens: Tokens = 8192,
+    prompt: Prompt = PROMPT,
+    store: Store = "bfloat16",
+    model: options.Model = None,
+    backend: options.Backend = "transformers",
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    overwrite: options.Overwrite = False,
+    again: Again = False,
+) -> dict[str, Any]:
+    """Look inside a model: read text, keep its states, analyse them, decode, draw one page.
+
+    Captures the residual stream; measures loss, norms, the logit lens, massive activations and who
+    writes them, attention sinks, and what falls when the writers are ablated; traces a generation.
+    Ctrl-C keeps what is done; the same command picks up there.
+
+    Example: fluoroscope xray
+
+    Example: fluoroscope xray --model path/to/model --text notes.txt -o notes.h5
+    """
+    from ..decoding import Stopping, make_engine, save_generations
+    from ..probes import capture_corpus, check_sites, open_corpus, open_model
+    from ..reports import build_report
+
+    terminal.say("Opening the model (the first time converts it; later openings take seconds)")
+    opened = open_model(model, backend=backend, device=device, dtype=dtype)
+    terminal.say(repr(opened))
+    with terminal.track("Reading", "tokens") as progress:
+        run = capture_corpus(
+            opened,
+            open_corpus(text),
+            "layers.*.resid_post",
+            output,
+            n_tokens=tokens,
+            context=CONTEXT,
+            per_document=PER_DOCUMENT if text is None else None,
+            dtype=store,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    if again or "self_check" not in run.results:
+        run.add_result("self_check", check_sites(opened))
+    for name, analyse in _analyses(opened, run).items():
+        if again or name not in run.results:
+            with terminal.track(name.replace("_", " ").capitalize(), "units") as progress:
+                found = analyse(progress)
+            if found is not None:
+                run.add_result(name, found)
+    if again or "plain" not in run.traces:
+        terminal.say("Decoding the traced generation")
+        engine = make_engine(opened, "plain")
+        chat = opened.has_tokenizer and opened.tokenizer.chat_template is not None
+        rules = Stopping(max_new_tokens=96)
+        made = engine.generate(prompt, stopping=rules, chat=chat, sites=["layers.*.resid_post"])
+        save_generations(open_or_make(output, opened), engine, made)
+    page = build_report(output, report)
+    terminal.wrote(output)
+    terminal.wrote(page)
+    terminal.show(f"Run file: {output}\nReport:   {page}")
+    return run.refresh().summary() | {"report": str(page)}
+
+
+def _analyses(model: Any, run: Any) -> dict[str, Callable[[Any], Any]]:
+    """The readings of an X-ray by result name, in order."""
+    from ..probes.readings import (
+        MassiveActivations,
+        ablation_story,
+        attention_sinks,
+        find_massive,
+        layer_stats,
+        logit_lens,
+        next_token,
+        texts_of,
+    )
+
+    many = texts_of(run, n_tokens=4096)
+    few = texts_of(run, n_tokens=1024)
+    readings: dict[str, Callable[[Any], Any]] = {
+        "layer_stats": lambda progress: layer_stats(model, many, progress=progress),
+        "next_token": lambda progress: next_token(model, many, progress=progress),
+        "massive_activations": lambda progress: find_massive(model, many, progress=progress),
+    }
+    if "attn.pattern" in model.sites.kinds:
+        short = texts_of(run, n_tokens=64 * 32, cut=64)
+        readings["attention_sinks"] = lambda progress: attention_sinks(
+            model, short, progress=progress
+        )
+        readings["ablation_story"] = lambda progress: ablation_story(
+            model,
+            few,
+            run.result("massive_activations", MassiveActivations),
+            progress=progress,
+        )
+    readings["logit_lens"] = lambda progress: logit_lens(model, few, progress=progress)
+    return readings
