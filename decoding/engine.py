@@ -177,8 +177,10 @@ class _Loop:
         text = ""
         if self._engine.model.has_tokenizer:
             tokenizer = self._engine.model.tokenizer
-            text = tokenizer.decode(
-                self._emitted, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            text = str(
+                tokenizer.decode(
+                    self._emitted, skip_special_tokens=True, clean_up_tokenization_spaces=False
+                )
             )
             cut = self._stopper.cut(text)
             text = text if cut is None else cut

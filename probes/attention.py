@@ -21,6 +21,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .ports import Port
 
+_DISPATCH = "get_interface"
+"""Name of the method by which a model asks transformers for its attention function."""
+
 _watched: dict[nn.Module, PatternPort] = {}
 """Attention modules somebody looks at; transformers' one dispatcher serves all models."""
 
@@ -38,13 +41,13 @@ class PatternPort(Port):
 
     def _open(self) -> Callable[[], None]:
         if not _watched:
-            ALL_ATTENTION_FUNCTIONS.get_interface = _watching_interface
+            setattr(ALL_ATTENTION_FUNCTIONS, _DISPATCH, _watching_interface)
         _watched[self.attention] = self
 
         def close() -> None:
             del _watched[self.attention]
             if not _watched:
-                del ALL_ATTENTION_FUNCTIONS.get_interface
+                delattr(ALL_ATTENTION_FUNCTIONS, _DISPATCH)
 
         return close
 
@@ -102,8 +105,8 @@ def attention_probabilities(
         causal: Whether a missing mask means causal attention (with one query: to everything).
     """
     key = repeat(key, "b h k d -> b (h g) k d", g=query.shape[1] // key.shape[1])
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    scores = torch.einsum("bhqd,bhkd->bhqk", query.float(), key.float()) * scale
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    scores = torch.einsum("bhqd,bhkd->bhqk", query.float(), key.float()) * factor
     n_query, n_key = scores.shape[-2:]
     if mask is not None:
         mask = mask[..., :n_key]
@@ -126,4 +129,4 @@ def pattern_source(module: PreTrainedModel) -> str:
 
 def dispatches(attention: nn.Module) -> bool:
     """Whether this module's attention runs through transformers' dispatcher, where we can look."""
-    return "get_interface" in inspect.unwrap(type(attention).forward).__code__.co_names
+    return _DISPATCH in inspect.unwrap(type(attention).forward).__code__.co_names

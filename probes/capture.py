@@ -58,7 +58,7 @@ class Capture(Mapping[str, Tensor]):
         grad: bool,
         stop_early: bool,
     ) -> None:
-        self.rows = rows
+        self.rows: Rows = rows
         self._model, self._sites = model, {site.name: site for site in sites}
         self._dtype, self._device, self._grad = dtype, device, grad
         self._reducers = {name: reduce() for name in self._sites} if reduce else {}

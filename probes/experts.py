@@ -78,7 +78,7 @@ def route_again(router: nn.Module, logits: Tensor) -> tuple[Tensor, ...]:
     n_experts = logits.shape[-1]
     identity = logits.new_zeros(n_experts, n_experts)
     identity.fill_diagonal_(1)
-    swapped = {name: p for name, p in router.named_parameters() if name != "bias"}
+    swapped: dict[str, Tensor] = dict(router.named_parameters())
     swapped["weight"] = identity
     if getattr(router, "bias", None) is not None:
         swapped["bias"] = logits.new_zeros(n_experts)
@@ -87,12 +87,12 @@ def route_again(router: nn.Module, logits: Tensor) -> tuple[Tensor, ...]:
     router._forward_hooks.clear()
     try:
         if width is not None:
-            router.hidden_dim = n_experts
+            vars(router)["hidden_dim"] = n_experts
         routed = functional_call(router, swapped, (logits,))
     finally:
         router._forward_hooks.update(hooks)
         if width is not None:
-            router.hidden_dim = width
+            vars(router)["hidden_dim"] = width
     if not (isinstance(routed, tuple) and len(routed) == 3 and routed[0].shape == logits.shape):
         raise SiteCheckError(
             f"router.logits of {type(router).__name__} must return (logits, weights, ids) to be "

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
+from transformers import Cache
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,7 @@ def _forward_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forward:
         ids = kwargs["inputs_embeds"]
     n_rows, n_positions = ids.shape[:2]
     cache = kwargs.get("past_key_values")
-    length = getattr(cache, "get_seq_length", None)
-    offset = int(length()) if callable(length) else 0
+    offset = int(cache.get_seq_length()) if isinstance(cache, Cache) else 0
     mask = kwargs.get("attention_mask")
     real = None
     if isinstance(mask, Tensor) and mask.ndim == 2:

@@ -59,7 +59,7 @@ def convert_gguf(source: Path, folder: Path) -> None:
             "checkpoint instead."
         ) from error
     # The weights are plain float32 now; without this, saving refuses them as "quantized".
-    del module.config.quantization_config
-    module.hf_quantizer = None
+    vars(module.config).pop("quantization_config", None)
+    vars(module)["hf_quantizer"] = None
     module.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -64,7 +64,7 @@ class _Standing:
     """Edits in place, and the pass they stand in."""
 
     def __init__(self, rows: Rows) -> None:
-        self._rows = rows
+        self._rows: Rows = rows
         self._forward: Forward | None = None
 
     def begin(self, forward: Forward) -> None:

@@ -127,7 +127,7 @@ class Model:
 
     def decode(self, ids: Sequence[int] | Int64[Tensor, " tokens"]) -> str:
         """The text of token ids, special tokens included, spaces as they are."""
-        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        return str(self.tokenizer.decode([int(i) for i in ids], clean_up_tokenization_spaces=False))
 
     def unembed(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab"]:
         """Logits the model would return were `resid` its last residual stream.

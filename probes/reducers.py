@@ -6,8 +6,9 @@ same rows gives the same answer (sums are kept in float64).
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -37,8 +38,8 @@ class Reducer(ABC):
         """Take in a batch that is not empty; `n_rows` counts those before it."""
 
     @abstractmethod
-    def merge(self, other: Self) -> None:
-        """Take in what `other` saw, as if its rows had come after this one's."""
+    def merge(self, other: Any) -> None:
+        """Take in what `other` (of the same class) saw, as if its rows had come after this one's."""
 
     def _require_rows(self) -> None:
         if not self.n_rows:
@@ -77,7 +78,7 @@ class RunningMax(Reducer):
         order = values.abs().argsort(descending=True, stable=True)[: self.k]
         self._values, self._rows, self._channels = values[order], rows[order], channels[order]
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: Any) -> None:
         """Take in what `other` saw; its rows are numbered after this one's."""
         if other.n_rows:
             self._push(other._values, other._rows + self.n_rows, other._channels)
@@ -132,7 +133,7 @@ class Moments(Reducer):
         self._mean = self._mean + delta * (n / total)
         self._scatter = self._scatter + scatter + outer * (self.n_rows * n / total)
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: Any) -> None:
         """Take in what `other` saw."""
         if other.n_rows:
             self._combine(other.n_rows, other._mean, other._scatter)
@@ -177,7 +178,7 @@ class Norms(Reducer):
         self._largest = max(self._largest, norms.max().item())
         self._smallest = min(self._smallest, norms.min().item())
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: Any) -> None:
         """Take in what `other` saw."""
         self._moments.merge(other._moments)
         self._largest = max(self._largest, other._largest)
@@ -223,7 +224,7 @@ class Histogram(Reducer):
                 f"0 < low < high and n_bins >= 1 must hold, got {low}, {high}, {n_bins}."
             )
         self.edges = torch.logspace(
-            *(torch.tensor([low, high]).log10().tolist()), n_bins + 1, dtype=torch.float64
+            math.log10(low), math.log10(high), n_bins + 1, dtype=torch.float64
         )
         self.counts: Int64[Tensor, " bins"] = torch.zeros(n_bins, dtype=torch.int64)
         self.n_zeros = 0
@@ -237,7 +238,7 @@ class Histogram(Reducer):
             bins.clamp(0, len(self.counts) - 1), minlength=len(self.counts)
         )
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: Any) -> None:
         """Take in what `other` saw.
 
         Raises:

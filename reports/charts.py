@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import altair as alt
@@ -35,33 +35,32 @@ def lines(
     """
     base = alt.Chart(alt.Data(values=rows), width=width, height=HEIGHT)
     scale = alt.Scale(type="log") if log else alt.Scale(zero=False)
-    horizontal = alt.X(field=x, type="quantitative", title=x)
     axis = alt.Axis(tickCount=5) if log else alt.Axis()
-    vertical = alt.Y(field=y, type="quantitative", title=y, scale=scale, axis=axis)
-    line = base.mark_line(strokeWidth=1.8, color=SERIES[0]).encode(horizontal, vertical)
-    points = base.mark_point(filled=True, size=22, color=SERIES[0], opacity=1)
-    points = points.encode(horizontal, vertical)
-    if series is not None:
-        names = list(dict.fromkeys(row[series] for row in rows))
-        colour = alt.Color(
-            field=series,
-            type="nominal",
-            scale=alt.Scale(domain=names, range=list(SERIES[: len(names)])),
-        )
-        shape = alt.Shape(field=series, type="nominal", scale=alt.Scale(domain=names))
-        dash = alt.StrokeDash(field=series, type="nominal", scale=alt.Scale(domain=names))
-        line, points = line.encode(colour, dash), points.encode(colour, shape)
-    layers = [line, points]
+    where = [
+        alt.X(field=x, type="quantitative", title=x),
+        alt.Y(field=y, type="quantitative", title=y, scale=scale, axis=axis),
+    ]
+    told_apart = [] if series is None else _by_series(rows, series)
+    look = {"color": SERIES[0]}
+    line = base.mark_line(strokeWidth=1.8, **look).encode(*where, *told_apart[:2])
+    points = base.mark_point(filled=True, size=22, opacity=1, **look)
+    layers = [line, points.encode(*where, *told_apart[::2])]
     if band is not None:
-        area = base.mark_area(opacity=0.18, color=SERIES[0]).encode(
-            horizontal,
-            alt.Y(field=band[0], type="quantitative", title=y, scale=scale, axis=axis),
-            alt.Y2(field=band[1]),
-        )
-        if series is not None:
-            area = area.encode(colour)
-        layers.insert(0, area)
+        low = alt.Y(field=band[0], type="quantitative", title=y, scale=scale, axis=axis)
+        area = base.mark_area(opacity=0.18, **look)
+        layers.insert(0, area.encode(where[0], low, alt.Y2(field=band[1]), *told_apart[:1]))
     return alt.layer(*layers)
+
+
+def _by_series(rows: Rows, series: str) -> list[Any]:
+    """Colour, dash and shape by series, all with the names in order of appearance."""
+    names = list(dict.fromkeys(row[series] for row in rows))
+    colours = alt.Scale(domain=names, range=list(SERIES[: len(names)]))
+    return [
+        alt.Color(field=series, type="nominal", scale=colours),
+        alt.StrokeDash(field=series, type="nominal", scale=alt.Scale(domain=names)),
+        alt.Shape(field=series, type="nominal", scale=alt.Scale(domain=names)),
+    ]
 
 
 def bars(rows: Rows, *, x: str, y: str, width: int = WIDTH) -> alt.TopLevelMixin:
@@ -127,7 +126,7 @@ def heat(
     )
 
 
-def as_rows(**columns: Sequence[Any]) -> Rows:
+def as_rows(**columns: Iterable[Any]) -> Rows:
     """Columns to rows, numbers as plain Python ones; NaN becomes null."""
     names = list(columns)
     lists = [[_plain(value) for value in column] for column in columns.values()]

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from ..probes.errors import OptionError
 from ..probes.runfile import Run, open_run
 from ..probes.runfile.atomic import replacing
+from ..probes.runfile.h5 import members, subgroup
 from .convert import to_svg
 from .figure import Figure
 from .section import Context, Section, read_stored
@@ -114,10 +115,10 @@ def _sections(run: Run, environment: Environment, only: Sequence[str] | None) ->
     with run.reading() as file:
         for name in run.traces:
             if only is None or name in only:
-                yield trace(name, file[f"trace/{name}"], context)
+                yield trace(name, subgroup(file, f"trace/{name}"), context)
         for name in sorted(run.results, key=_place):
             if only is None or name in only:
-                stored = read_stored(name, file[f"results/{name}"])
+                stored = read_stored(name, subgroup(file, f"results/{name}"))
                 yield RENDERERS.get(stored.kind, generic)(stored, context)
 
 
@@ -176,9 +177,9 @@ def _provenance(run: Run) -> list[tuple[str, str]]:
 
 
 def _missing(run: Run) -> list[tuple[str, str]]:
-    held = set()
     with run.reading() as file:
-        held = {str(group.attrs.get("kind")) for group in file.get("results", {}).values()}
+        names = members(file, "results")
+        held = {str(subgroup(file, f"results/{name}").attrs.get("kind")) for name in names}
     absent = [
         (kind.replace("_", " "), command) for kind, command in ADDED_BY.items() if kind not in held
     ]

@@ -11,6 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from ..probes.runfile import Run
+from ..probes.runfile.h5 import array, texts
 from ..probes.vocabulary import Vocabulary
 from .figure import Figure
 from .tokens import token_text, visible
@@ -88,14 +89,13 @@ def read_stored(name: str, group: h5py.Group) -> Stored:
     for key, value in group.attrs.items():
         if key != "kind":
             values[key] = _text(value)
-    for key, dataset in group.items():
-        if not isinstance(dataset, h5py.Dataset):
-            continue
-        is_text = h5py.check_string_dtype(dataset.dtype) is not None
-        values[key] = np.asarray(dataset.asstr()[()], dtype=str) if is_text else dataset[()]
-        units[key] = str(dataset.attrs.get("unit", ""))
-        axes[key] = str(dataset.attrs.get("axes", ""))
-        docs[key] = str(dataset.attrs.get("doc", ""))
+    for key, held in group.items():
+        if isinstance(held, h5py.Dataset):
+            is_text = h5py.check_string_dtype(held.dtype) is not None
+            values[key] = np.array(texts(group, key), dtype=str) if is_text else array(group, key)
+            units[key] = str(held.attrs.get("unit", ""))
+            axes[key] = str(held.attrs.get("axes", ""))
+            docs[key] = str(held.attrs.get("doc", ""))
     return Stored(name, str(group.attrs.get("kind", "")), values, units, axes, docs)
 
 

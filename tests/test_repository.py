@@ -31,10 +31,8 @@ def room_imports(room: str) -> list[tuple[Path, str, str]]:
     for path in sorted((ROOT / room).rglob("*.py")):
         depth = len(path.relative_to(ROOT / room).parts) - 1
         for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.ImportFrom) or node.level == 0:
-                continue
-            inside = room == "fluoroscope"
-            if node.level != depth + (1 if inside else 2):
+            own_level = depth + (1 if room == "fluoroscope" else 2)
+            if not (isinstance(node, ast.ImportFrom) and node.level == own_level):
                 continue
             names = [node.module] if node.module else [alias.name for alias in node.names]
             for name in names:
@@ -60,9 +58,9 @@ def test_reports_draws_and_does_not_compute() -> None:
 def test_imports_inside_the_package_are_relative(room: str) -> None:
     for path in (ROOT / room).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            absolute = isinstance(node, ast.ImportFrom) and node.level == 0
-            if absolute and (node.module or "").split(".")[0] == "fluoroscope":
-                pytest.fail(f"{path.relative_to(ROOT)}: import {node.module} relatively")
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                top = (node.module or "").split(".")[0]
+                assert top != "fluoroscope", f"{path.relative_to(ROOT)}: import relatively"
 
 
 def test_every_package_folder_is_packaged() -> None:

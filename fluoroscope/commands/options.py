@@ -1,7 +1,7 @@
 """Options that several commands share, each with its one help text."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,7 +13,10 @@ Model = Annotated[
         help="Directory, hub name or GGUF file; left out: the embedded SmolLM2-135M-Instruct.",
     ),
 ]
-Backend = Annotated[str, typer.Option(help="transformers, transformer_lens or nnsight.")]
+Backend = Annotated[
+    Literal["transformers", "transformer_lens", "nnsight"],
+    typer.Option(help="Which library drives the model; sites and values are the same."),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; left out: GPU if any.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 for the model.")]
 Text = Annotated[

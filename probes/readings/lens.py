@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -83,6 +83,9 @@ class TunedLensReading(Lens):
     kind: ClassVar[str] = "tuned_lens"
 
 
+L = TypeVar("L", bound=Lens)
+
+
 def identity(layer: int, resid: Tensor) -> Tensor:
     """The logit lens' translator: none."""
     return resid
@@ -121,9 +124,9 @@ def _read(
     model: Model,
     texts: Texts,
     translator: Translator,
-    kind: type[Lens],
+    kind: type[L],
     progress: Progress | None,
-) -> Lens:
+) -> L:
     sums = np.zeros((len(texts), model.n_layers, len(SCORES)))
     counts = np.array([len(ids) - 1 for ids in texts.ids])
     example: dict[str, np.ndarray] = {}

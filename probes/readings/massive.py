@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -155,8 +155,8 @@ def down_projection(model: Model, layer: int) -> Float[Tensor, "d_model d_mlp"]:
     return module.weight.T if type(module).__name__ == "Conv1D" else module.weight
 
 
-def _writer(model: Model, texts: Texts, listed: Listed) -> dict[str, object]:
-    nobody = {
+def _writer(model: Model, texts: Texts, listed: Listed) -> dict[str, Any]:
+    nobody: dict[str, Any] = {
         "writer_layer": -1,
         "writer_channel": -1,
         "writer_attention": 0.0,
@@ -185,7 +185,7 @@ def _writer(model: Model, texts: Texts, listed: Listed) -> dict[str, object]:
     return found
 
 
-def _map(model: Model, texts: Texts, listed: Listed) -> dict[str, np.ndarray]:
+def _map(model: Model, texts: Texts, listed: Listed) -> dict[str, Any]:
     """Sizes by position and channel after the layer that writes the largest (else the middle)."""
     layer = listed[0][1][0][0] if listed else model.n_layers // 2
     largest = torch.zeros(MAP_POSITIONS, model.d_model)

@@ -94,10 +94,10 @@ class Activations:
         lengths, shape, dtype, axes = [], (), "float32", ()
         for path in self._files:
             with h5py.File(path, "r") as file:
-                dataset = self._dataset(file)
-                lengths.append(dataset.shape[0])
-                shape, dtype = tuple(dataset.shape[1:]), str(dataset.attrs["dtype"])
-                axes = tuple(json.loads(dataset.attrs["axes"]))
+                held = self._dataset(file)
+                lengths.append(len(held))
+                shape, dtype = tuple(held.shape[1:]), str(held.attrs["dtype"])
+                axes = tuple(json.loads(str(held.attrs["axes"])))
         return lengths, shape, dtype, axes
 
     def _map(self, path: Path) -> torch.Tensor:

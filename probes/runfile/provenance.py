@@ -69,8 +69,9 @@ class Provenance:
     def from_dict(cls, stored: dict[str, Any]) -> Provenance:
         """The inverse of `as_dict`; keys of older or newer versions are left out."""
         known = {f.name for f in fields(cls)}
-        kept = {key: value for key, value in stored.items() if key in known}
-        return cls(**kept | {"sites": tuple(kept.get("sites", ()))})
+        kept: dict[str, Any] = {key: value for key, value in stored.items() if key in known}
+        kept["sites"] = tuple(kept.get("sites", ()))
+        return cls(**kept)
 
     def differences(self, other: Provenance) -> list[str]:
         """What keeps two runs from being one: 'field: this against that', in words."""

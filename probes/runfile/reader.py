@@ -30,6 +30,7 @@ from ..vocabulary import Vocabulary
 from .activations import Activations
 from .atomic import sole_writer
 from .batches import row_batches
+from .h5 import array, members, subgroup, texts
 from .mainfile import edit_main, shard_folder
 from .provenance import Provenance
 from .schema import ROOT_KIND, SCHEMA
@@ -77,9 +78,9 @@ class Run:
             self.provenance = Provenance.from_dict(json.loads(str(file.attrs["provenance"])))
             self.complete = bool(file.attrs["complete"])
             self.shards: list[dict[str, Any]] = json.loads(str(file.attrs["shards"]))
-            self.sites: tuple[str, ...] = tuple(file.get("activations", {}))
-            self.results: tuple[str, ...] = tuple(file.get("results", {}))
-            self.traces: tuple[str, ...] = tuple(file.get("trace", {}))
+            self.sites: tuple[str, ...] = members(file, "activations")
+            self.results: tuple[str, ...] = members(file, "results")
+            self.traces: tuple[str, ...] = members(file, "trace")
         missing = [e["file"] for e in self.shards if not (self._folder / e["file"]).is_file()]
         if missing:
             raise DamagedRunFileError(
@@ -99,14 +100,14 @@ class Run:
     def tokens(self) -> Tokens:
         """Token ids and documents."""
         with _open(self.path) as file:
-            offsets = file["tokens/offsets"][()]
+            offsets = array(file, "tokens/offsets")
             parts = []
             for entry in self.shards:
                 with _open_shard(self._folder / entry["file"]) as shard:
-                    parts.append(shard["tokens/ids"][()])
+                    parts.append(array(shard, "tokens/ids"))
             ids = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
-            names = tuple(file["documents/name"].asstr()[()])
-            return Tokens(ids, offsets, names, file["documents/index"][()])
+            names = texts(file, "documents/name")
+            return Tokens(ids, offsets, names, array(file, "documents/index"))
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -118,10 +119,10 @@ class Run:
         with _open(self.path) as file:
             if "vocabulary" not in file:
                 raise MissingResultError(f"{self.path.name} holds no vocabulary.")
-            group = file["vocabulary"]
-            data, offsets = group["bytes"][()].tobytes(), group["offsets"][()]
+            group = subgroup(file, "vocabulary")
+            data, offsets = array(group, "bytes").tobytes(), array(group, "offsets")
             pieces = [data[a:b] for a, b in pairwise(offsets)]
-            return Vocabulary(tuple(pieces), frozenset(int(i) for i in group["special"][()]))
+            return Vocabulary(tuple(pieces), frozenset(int(i) for i in array(group, "special")))
 
     @property
     def has_vocabulary(self) -> bool:
@@ -186,7 +187,7 @@ class Run:
                     f"{self.path.name} holds no result {name!r} (it holds: {held}). "
                     f"`fluoroscope xray` or the analysis of that name adds it."
                 )
-            return kind.load(file[f"results/{name}"])
+            return kind.load(subgroup(file, f"results/{name}"))
 
     def add_result(self, name: str, result: Result) -> None:
         """Store a result under a name, replacing one that is there."""
@@ -318,7 +319,7 @@ def _open(path: Path) -> Iterator[h5py.File]:
                 f"{path.name} is an HDF5 file, but no fluoroscope run (its attribute `kind` is "
                 f"{file.attrs.get('kind')!r})."
             )
-        schema = int(file.attrs["schema"])
+        schema = int(str(file.attrs["schema"]))
         if schema > SCHEMA:
             raise SchemaVersionError(
                 f"{path.name} follows schema {schema}; this version reads up to {SCHEMA}. "

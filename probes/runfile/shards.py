@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from .atomic import replacing
+from .h5 import array, dataset, members, texts
 from .schema import STORED, dtype_name, to_numpy
 
 TOKENS = "tokens/ids"
@@ -74,20 +75,18 @@ def write_shard(path: Path, pending: Pending, axes: dict[str, tuple[str, ...]]) 
     Raises:
         IncompleteError: The disk is full.
     """
-    n_rows = sum(pending.lengths)
     with replacing(path) as partial, h5py.File(partial, "w", libver="latest") as file:
         _write(file, TOKENS, [ids.astype(np.int32) for ids in pending.ids], np.dtype(np.int32))
         for site, values in pending.rows.items():
             dtype = values[0].dtype
-            dataset = _write(
+            written = _write(
                 file, f"activations/{site}", [to_numpy(v) for v in values], STORED[dtype]
             )
-            dataset.attrs["dtype"] = dtype_name(dtype)
-            dataset.attrs["axes"] = json.dumps(list(axes.get(site, ())))
+            written.attrs["dtype"] = dtype_name(dtype)
+            written.attrs["axes"] = json.dumps(list(axes.get(site, ())))
         file["documents/name"] = np.array(pending.names, dtype=h5py.string_dtype())
         file["documents/index"] = np.array(pending.index, dtype=np.int64)
         file["documents/length"] = np.array(pending.lengths, dtype=np.int64)
-        file.attrs["n_rows"] = n_rows
     return read_shard(path)
 
 
@@ -95,16 +94,16 @@ def read_shard(path: Path) -> Shard:
     """What a finished shard holds, without its rows."""
     with h5py.File(path, "r") as file:
         sites = {}
-        for site, dataset in file.get("activations", {}).items():
-            shape = tuple(dataset.shape[1:])
-            axes = tuple(json.loads(dataset.attrs["axes"]))
-            sites[site] = (shape, str(dataset.attrs["dtype"]), axes)
+        for site in members(file, "activations"):
+            held = dataset(file, f"activations/{site}")
+            axes = tuple(json.loads(str(held.attrs["axes"])))
+            sites[site] = (tuple(held.shape[1:]), str(held.attrs["dtype"]), axes)
         return Shard(
             file=path.name,
-            n_rows=int(file.attrs["n_rows"]),
-            names=tuple(file["documents/name"].asstr()[()]),
-            index=tuple(int(i) for i in file["documents/index"][()]),
-            lengths=tuple(int(n) for n in file["documents/length"][()]),
+            n_rows=len(dataset(file, TOKENS)),
+            names=texts(file, "documents/name"),
+            index=tuple(int(i) for i in array(file, "documents/index")),
+            lengths=tuple(int(n) for n in array(file, "documents/length")),
             sites=sites,
         )
 
@@ -112,11 +111,11 @@ def read_shard(path: Path) -> Shard:
 def _write(file: h5py.File, name: str, pieces: list[np.ndarray], dtype: np.dtype) -> h5py.Dataset:
     n_rows = sum(len(piece) for piece in pieces)
     shape = (n_rows, *(pieces[0].shape[1:] if pieces else ()))
-    dataset = file.create_dataset(name, shape=shape, dtype=dtype, fillvalue=None)
+    written = file.create_dataset(name, shape=shape, dtype=dtype, fillvalue=None)
     digest, start = hashlib.sha256(), 0
     for piece in pieces:
-        dataset[start : start + len(piece)] = piece
-        digest.update(memoryview(np.ascontiguousarray(piece)).cast("B"))
+        written[start : start + len(piece)] = piece
+        digest.update(np.ascontiguousarray(piece).data)
         start += len(piece)
-    dataset.attrs["sha256"] = digest.hexdigest()
-    return dataset
+    written.attrs["sha256"] = digest.hexdigest()
+    return written

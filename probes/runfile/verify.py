@@ -11,6 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from .h5 import array, dataset, members
 from .mainfile import shard_folder
 
 
@@ -53,9 +54,10 @@ def verify_run(path: Path, *, quick: bool) -> VerifyReport:
     """
     with h5py.File(path, "r") as file:
         entries = json.loads(str(file.attrs["shards"]))
-        offsets = file["tokens/offsets"][()]
-        names = len(file["documents/name"])
-        sites = {site: data.shape[0] for site, data in file.get("activations", {}).items()}
+        offsets = array(file, "tokens/offsets")
+        names = len(dataset(file, "documents/name"))
+        held = members(file, "activations")
+        sites = {site: len(dataset(file, f"activations/{site}")) for site in held}
     n_rows = sum(entry["n_rows"] for entry in entries)
     problems = []
     if int(offsets[-1]) != n_rows or len(offsets) != names + 1 or (np.diff(offsets) < 0).any():
@@ -75,25 +77,27 @@ def _check_shard(
 ) -> Iterator[str]:
     try:
         with h5py.File(path, "r") as file:
-            held = set(file.get("activations", {}))
+            held = set(members(file, "activations"))
             if held != sites:
                 yield f"{path.name}: holds other sites than the run ({sorted(held ^ sites)[:3]})"
             for name in ("tokens/ids", *(f"activations/{site}" for site in sorted(held))):
-                yield from _check_dataset(path.name, file[name], entry["n_rows"], quick=quick)
+                yield from _check_dataset(
+                    path.name, dataset(file, name), entry["n_rows"], quick=quick
+                )
     except (OSError, KeyError, RuntimeError) as error:
         yield f"{path.name}: cannot be read ({error})"
 
 
-def _check_dataset(shard: str, dataset: h5py.Dataset, n_rows: int, *, quick: bool) -> Iterator[str]:
-    if dataset.shape[0] != n_rows:
-        yield f"{shard}: {dataset.name} has {dataset.shape[0]} rows, expected {n_rows}"
-    elif not quick and _digest(dataset) != dataset.attrs["sha256"]:
-        yield f"{shard}: the bytes of {dataset.name} do not match their digest"
+def _check_dataset(shard: str, data: h5py.Dataset, n_rows: int, *, quick: bool) -> Iterator[str]:
+    if len(data) != n_rows:
+        yield f"{shard}: {data.name} has {len(data)} rows, expected {n_rows}"
+    elif not quick and _digest(data) != data.attrs["sha256"]:
+        yield f"{shard}: the bytes of {data.name} do not match their digest"
 
 
-def _digest(dataset: h5py.Dataset, rows: int = 4096) -> str:
+def _digest(data: h5py.Dataset, rows: int = 4096) -> str:
     digest = hashlib.sha256()
-    for start in range(0, dataset.shape[0], rows):
-        piece = np.ascontiguousarray(dataset[start : start + rows])
-        digest.update(memoryview(piece).cast("B"))
+    for start in range(0, len(data), rows):
+        piece = np.ascontiguousarray(data[start : start + rows])
+        digest.update(piece.tobytes())
     return digest.hexdigest()

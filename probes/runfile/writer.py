@@ -24,6 +24,7 @@ from jaxtyping import Int
 from ..errors import FluoroscopeError, OptionError, RunExistsError, RunFileError, RunMismatchError
 from ..vocabulary import Vocabulary
 from .atomic import PARTIAL, is_disk_full, sole_writer
+from .h5 import array, subgroup
 from .mainfile import shard_folder, write_main
 from .provenance import Provenance
 from .reader import open_run
@@ -274,12 +275,13 @@ def link_parts(
     """
     folder = shard_folder(path)
     folder.mkdir(exist_ok=True)
-    shards, vocabulary = [], None
+    shards: list[Shard] = []
+    vocabulary = None
     for part in parts:
         with h5py.File(part, "r") as file:
             if "vocabulary" in file:
-                group = file["vocabulary"]
-                vocabulary = tuple(group[name][()] for name in ("bytes", "offsets", "special"))
+                held = subgroup(file, "vocabulary")
+                vocabulary = (array(held, "bytes"), array(held, "offsets"), array(held, "special"))
         for source in sorted(shard_folder(part).glob("*.h5")):
             target = folder / source.name
             target.unlink(missing_ok=True)

@@ -44,7 +44,7 @@ def generic(stored: Stored, context: Context) -> Section:
 
 def _array(stored: Stored, name: str, array: np.ndarray) -> Figure:
     unit = stored.units.get(name, "")
-    label = f"{name} ({unit})" if unit else name
+    title = f"{name} ({unit})" if unit else name
     flat = array.reshape(array.shape[0], -1) if array.ndim > 1 else array[:, None]
     numeric = array.dtype.kind in "iufb"
     shown = flat[:MAX_ROWS, :16]
@@ -52,7 +52,7 @@ def _array(stored: Stored, name: str, array: np.ndarray) -> Figure:
     columns: dict[str, list[Any]] = {"index": list(range(len(shown)))}
     for column in range(shown.shape[1]):
         values = shown[:, column].tolist()
-        head = label if flat.shape[1] == 1 else f"{label}[{column}]"
+        head = title if flat.shape[1] == 1 else f"{title}[{column}]"
         columns[head] = values if numeric else [label(str(v), longest=80) for v in values]
     reading = f"{'x'.join(map(str, array.shape))} values"
     if numeric and np.isfinite(array.astype(float)).any():
@@ -62,7 +62,7 @@ def _array(stored: Stored, name: str, array: np.ndarray) -> Figure:
         id=f"{stored.name}-{name}",
         question=label(stored.docs.get(name) or name, longest=None),
         reading=f"{reading}.",
-        chart=_chart(label, array) if numeric else None,
+        chart=_chart(title, array) if numeric else None,
         data=columns,
         n=stored.axes.get(name, ""),
         source=f"{stored.source}/{name}",
@@ -70,21 +70,21 @@ def _array(stored: Stored, name: str, array: np.ndarray) -> Figure:
     )
 
 
-def _chart(label: str, array: np.ndarray) -> Any:
+def _chart(title: str, array: np.ndarray) -> Any:
     values = array.astype(float)
     if not np.isfinite(values).any():
         return None
     if values.ndim == 1:
         step = max(len(values) // MAX_ROWS, 1)
         index = np.arange(0, len(values), step)
-        rows = as_rows(index=index, **{label: values[index]})
-        return lines([row for row in rows if row[label] is not None], x="index", y=label)
+        rows = as_rows(index=index, **{title: values[index]})
+        return lines([row for row in rows if row[title] is not None], x="index", y=title)
     if values.ndim == 2 and values.size <= MAX_CELLS:
         n_rows, n_columns = values.shape
         rows = as_rows(
             row=np.repeat(np.arange(n_rows), n_columns),
             column=np.tile(np.arange(n_columns), n_rows),
-            **{label: values.ravel()},
+            **{title: values.ravel()},
         )
-        return heat(rows, x="row", y="column", value=label)
+        return heat(rows, x="row", y="column", value=title)
     return None

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 from markupsafe import Markup
 
+from ...probes.runfile.h5 import array, members, texts
 from ..charts import as_rows, bars, lines
 from ..figure import Figure
 from ..section import Context, Section, Tile
@@ -33,16 +34,14 @@ MAX_TOKENS = 20_000
 
 def trace(name: str, group: h5py.Group, context: Context) -> Section:
     """Section of one engine's trace."""
-    columns = {key: group[f"tokens/{key}"][()] for key in group["tokens"]}
+    columns = {key: array(group, f"tokens/{key}") for key in members(group, "tokens")}
     kinds = json.loads(str(group.attrs["kinds"]))
-    outcomes = group["generations"]
-    texts = outcomes["text"].asstr()[()]
-    reasons = outcomes["stop_reason"].asstr()[()]
-    seconds, n_forward = outcomes["seconds"][()], outcomes["n_forward"][()]
+    reasons = texts(group, "generations/stop_reason")
+    seconds, n_forward = array(group, "generations/seconds"), array(group, "generations/n_forward")
     n_tokens = len(columns["id"])
     streams = [
-        _stream(number, group, columns, kinds, context, reason=str(reasons[number]))
-        for number in range(len(texts))
+        _stream(number, group, columns, kinds, context, reason=reasons[number])
+        for number in range(len(reasons))
     ]
     html = Markup("").join(streams)
     per_pass = n_tokens / max(int(n_forward.sum()), 1)
@@ -69,8 +68,8 @@ def trace(name: str, group: h5py.Group, context: Context) -> Section:
                 href=f"#{prefix}",
             ),
         ),
-        verdict=f"{len(texts)} prompt{'s' if len(texts) != 1 else ''}, {n_tokens} tokens with engine "
-        f"{label(name, longest=40)}, {per_pass:.2f} tokens per target pass.",
+        verdict=f"{len(reasons)} prompt{'s' if len(reasons) != 1 else ''}, {n_tokens} tokens with "
+        f"engine {label(name, longest=40)}, {per_pass:.2f} tokens per target pass.",
     )
 
 
@@ -83,8 +82,8 @@ def _stream(
     *,
     reason: str,
 ) -> Markup:
-    offsets = group["prompts/offsets"][()]
-    prompt_ids = group["prompts/ids"][offsets[number] : offsets[number + 1]]
+    offsets = array(group, "prompts/offsets")
+    prompt_ids = array(group, "prompts/ids")[offsets[number] : offsets[number + 1]]
     mine = np.flatnonzero(columns["prompt"] == number)
     shown = mine[:MAX_TOKENS]
     seconds = columns["seconds"]
