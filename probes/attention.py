@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from .ports import Port
 _DISPATCH = "get_interface"
 """Name of the method by which a model asks transformers for its attention function."""
 
-_watched: dict[nn.Module, PatternPort] = {}
+_watched: dict[nn.Module, list[PatternPort]] = {}
 """Attention modules somebody looks at; transformers' one dispatcher serves all models."""
 
 
@@ -42,18 +43,23 @@ class PatternPort(Port):
     def _open(self) -> Callable[[], None]:
         if not _watched:
             setattr(ALL_ATTENTION_FUNCTIONS, _DISPATCH, _watching_interface)
-        _watched[self.attention] = self
+        ports = _watched.setdefault(self.attention, [])
+        ports.append(self)
 
         def close() -> None:
-            del _watched[self.attention]
+            ports.remove(self)
+            if not ports:
+                del _watched[self.attention]
             if not _watched:
                 delattr(ALL_ATTENTION_FUNCTIONS, _DISPATCH)
 
         return close
 
-    def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def run(
+        self, function: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any
+    ) -> Any:
         """Call the model's own attention function and show the probabilities beside it."""
-        output, weights = function(self.attention, *args, **kwargs)
+        output, weights = function(module, *args, **kwargs)
         query, key, value, mask = args[:4]
         pattern = weights
         if pattern is None:
@@ -79,10 +85,10 @@ def _watching_interface(implementation: str, default: Callable[..., Any]) -> Cal
     )
 
     def attend(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        port = _watched.get(module)
-        if port is None:
-            return function(module, *args, **kwargs)
-        return port.run(function, *args, **kwargs)
+        watched = function
+        for port in _watched.get(module, ()):
+            watched = partial(port.run, watched)
+        return watched(module, *args, **kwargs)
 
     return attend
 

@@ -224,9 +224,10 @@ def capture(
         active = _active.setdefault(model.module, [])
         active.append(held)
         stack.callback(active.remove, held)
-        stack.callback(watch_forwards(model.module, held._begin, held._end))
         for site in sites:
             stack.callback(site.attach(held._visitor(site)))
+        # Last, so that a site on the model's own output is read before the pass counts as ended.
+        stack.callback(watch_forwards(model.module, held._begin, held._end))
         yield held
     if held._missed:
         raise SiteNotFiredError(

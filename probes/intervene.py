@@ -54,9 +54,10 @@ def intervene(
     ]
     standing = _Standing(rows)
     with ExitStack() as stack:
-        stack.callback(watch_forwards(model.module, standing.begin, standing.end))
         for site, edit in planned:
             stack.callback(site.attach(standing.visitor(site, edit), first=True))
+        # Last, so that the model's own output is edited before the pass counts as ended.
+        stack.callback(watch_forwards(model.module, standing.begin, standing.end))
         yield
 
 

@@ -125,12 +125,12 @@ def _stream(
     if hidden_states is None:
         return []
     checks = []
-    for number in range(model.n_layers):
-        name = f"layers.{number}.resid_pre"
-        checks.append((name, values[name], hidden_states[number]))
+    for number in range(model.sites.first_hidden_state, model.n_layers):
+        own = hidden_states[number - model.sites.first_hidden_state]
+        checks.append((f"layers.{number}.resid_pre", values[f"layers.{number}.resid_pre"], own))
         if number:
             name = f"layers.{number - 1}.resid_post"
-            checks.append((name, values[name], hidden_states[number]))
+            checks.append((name, values[name], own))
     return [*checks, ("final_norm", values["final_norm"], hidden_states[-1])]
 
 

@@ -101,15 +101,21 @@ class SiteMap:
     Args:
         sites: In the order a forward pass reaches them.
         n_layers: How many layers the model has.
+        first_hidden_state: Which block's input the model's own `hidden_states[0]` is.
         why_missing: Reasons for kinds that the model lacks, for error messages.
     """
 
     def __init__(
-        self, sites: Iterable[Site], *, n_layers: int, why_missing: dict[str, str] | None = None
+        self,
+        sites: Iterable[Site],
+        *,
+        n_layers: int,
+        first_hidden_state: int = 0,
+        why_missing: dict[str, str] | None = None,
     ) -> None:
         self._sites = {site.name: site for site in sites}
         self._why_missing = why_missing or {}
-        self.n_layers = n_layers
+        self.n_layers, self.first_hidden_state = n_layers, first_hidden_state
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -205,7 +211,12 @@ def map_sites(module: PreTrainedModel, family: Family) -> SiteMap:
             f"attention of {type(module).__name__} has no dispatcher where its probabilities "
             "could be read."
         )
-    return SiteMap(sites, n_layers=len(layers), why_missing=why)
+    return SiteMap(
+        sites,
+        n_layers=len(layers),
+        first_hidden_state=family.first_hidden_state,
+        why_missing=why,
+    )
 
 
 def _ports(layer: nn.Module, family: Family) -> dict[str, Port]:

@@ -41,13 +41,12 @@ def lines(
         alt.Y(field=y, type="quantitative", title=y, scale=scale, axis=axis),
     ]
     told_apart = [] if series is None else _by_series(rows, series)
-    look = {"color": SERIES[0]}
-    line = base.mark_line(strokeWidth=1.8, **look).encode(*where, *told_apart[:2])
-    points = base.mark_point(filled=True, size=22, opacity=1, **look)
+    line = base.mark_line(strokeWidth=1.8, color=SERIES[0]).encode(*where, *told_apart[:2])
+    points = base.mark_point(filled=True, size=22, opacity=1, color=SERIES[0])
     layers = [line, points.encode(*where, *told_apart[::2])]
     if band is not None:
         low = alt.Y(field=band[0], type="quantitative", title=y, scale=scale, axis=axis)
-        area = base.mark_area(opacity=0.18, **look)
+        area = base.mark_area(opacity=0.18, color=SERIES[0])
         layers.insert(0, area.encode(where[0], low, alt.Y2(field=band[1]), *told_apart[:1]))
     return alt.layer(*layers)
 

@@ -21,7 +21,7 @@ ALLOWED = {
     "reports": {"probes"},
     "fluoroscope": {"probes", "sae", "moe", "decoding", "reports"},
 }
-SCIENCE_FREE = {"runfile", "results", "errors"}
+SCIENCE_FREE = {"runfile", "results", "errors", "vocabulary"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 

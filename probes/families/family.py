@@ -49,6 +49,8 @@ class Family:
     """Path of the fused experts in a layer, if there are any."""
     block: str = "mlp"
     """Path of the mixture-of-experts block around them."""
+    first_hidden_state: int = 0
+    """Which block's input the model's `hidden_states[0]` is (1 where the embedding is left out)."""
     places: Mapping[str, Place] = field(default_factory=dict)
     """Sites inside a layer beyond resid_pre and resid_post."""
     missing: Callable[[PretrainedConfig], frozenset[str]] = _nowhere

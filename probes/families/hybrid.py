@@ -9,6 +9,7 @@ HYBRID = (
         layers="backbone.layers",
         embed="backbone.embeddings",
         final_norm="backbone.norm_f",
+        first_hidden_state=1,
         places={"mixer.out": Place("mixer")},
     ),
     Family(

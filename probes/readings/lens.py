@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -30,14 +30,8 @@ TOP = 3
 EXAMPLE_TOKENS = 48
 
 
-class Translator(Protocol):
-    """Maps a layer's residual stream to what the unembedding should see of it."""
-
-    def __call__(
-        self, layer: int, resid: Float[Tensor, "... d_model"]
-    ) -> Float[Tensor, "... d_model"]:
-        """The translated stream."""
-        ...
+Translator = Callable[[int, Tensor], Tensor]
+"""From (layer, its residual stream) to what the unembedding should see of it."""
 
 
 @dataclass(frozen=True, kw_only=True)

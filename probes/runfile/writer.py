@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 import h5py
 import numpy as np
@@ -63,7 +62,7 @@ class RunWriter:
         self._closing = ExitStack()
         self._thread = threading.Thread(target=self._work, name="fluoroscope-writer", daemon=True)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> RunWriter:
         self._closing.enter_context(sole_writer(self.path))
         self._write_main(complete=False)
         self._thread.start()
