@@ -91,6 +91,10 @@ class Capture(Mapping[str, Tensor]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._sites)
 
+    # Two captures are never "equal": a mapping's comparison would compare tensors.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
     def __len__(self) -> int:
         return len(self._sites)
 

@@ -66,7 +66,7 @@ TINY_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     ),
     "mixtral": lambda: hf.MixtralConfig(**GQA, num_local_experts=4, num_experts_per_tok=2),
     "qwen2_moe": lambda: hf.Qwen2MoeConfig(**MOE, shared_expert_intermediate_size=24),
-    "qwen3_moe": lambda: hf.Qwen3MoeConfig(**MOE, head_dim=8),
+    "qwen3_moe": lambda: hf.Qwen3MoeConfig(**MOE),
     "olmoe": lambda: hf.OlmoeConfig(**GQA, num_experts=4, num_experts_per_tok=2),
     "deepseek_v2": lambda: hf.DeepseekV2Config(**DEEPSEEK),
     "deepseek_v3": lambda: hf.DeepseekV3Config(**DEEPSEEK),
