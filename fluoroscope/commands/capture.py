@@ -39,8 +39,9 @@ def capture(
     Example: fluoroscope capture -s 'layers.*.resid_post' -s 'layers.11.mlp.hidden' -o run.h5
     """
     from ..probes import capture_corpus, open_corpus, open_model
+    from ..probes.ranks import local_device
 
-    opened = open_model(model, backend=backend, device=device, dtype=dtype)
+    opened = open_model(model, backend=backend, device=local_device(device), dtype=dtype)
     terminal.say(f"{opened!r}")
     with terminal.track("Reading", "tokens") as progress:
         run = capture_corpus(
