@@ -29,6 +29,9 @@ from .sites import Site
 Progress = Callable[[int, int, str], None]
 """Called with (tokens done, tokens in all, a few words)."""
 
+CONTEXT = 256
+"""Longest window in tokens where none is asked for."""
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
           "float64": torch.float64}  # fmt: skip
 
@@ -40,7 +43,7 @@ def capture_corpus(
     path: str | Path,
     *,
     n_tokens: int | None = None,
-    context: int = 256,
+    context: int | None = None,
     batch_tokens: int = 2048,
     dtype: str = "float32",
     bos: Bos = "auto",
@@ -60,7 +63,8 @@ def capture_corpus(
         sites: Site names or globs; every site must have one row per token.
         path: The run file.
         n_tokens: Stop after this many tokens; None reads all.
-        context: Longest window in tokens; longer documents are cut.
+        context: Longest window in tokens; longer documents are cut. None takes 256, or what the
+            model can attend to if that is less.
         batch_tokens: Positions per forward pass.
         dtype: How rows are stored: float32, bfloat16, float16 or float64.
         bos: Beginning-of-sequence token: "auto", "always" or "never"; recorded in the file.
@@ -82,6 +86,7 @@ def capture_corpus(
     _require_rows(chosen)
     if dtype not in DTYPES:
         raise OptionError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}.")
+    context = min(CONTEXT, model.max_positions or CONTEXT) if context is None else context
     found = windows(
         model, corpus, context=context, bos=bos, n_tokens=n_tokens, per_document=per_document
     )

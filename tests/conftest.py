@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from fluoroscope.probes import Model, open_model, wrap_model
 
+from fluoroscope.probes import Model, open_model, wrap_model
 from tests.families import tiny_module
 from tests.tokenizers_ import byte_tokenizer
 

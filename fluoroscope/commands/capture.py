@@ -20,7 +20,7 @@ def capture(
     sites: options.Sites = None,
     text: options.Text = None,
     tokens: options.Tokens = 100_000,
-    context: options.Context = 256,
+    context: options.Context = None,
     batch_tokens: BatchTokens = 2048,
     store: Stored = "float32",
     model: options.Model = None,

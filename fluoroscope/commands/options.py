@@ -33,6 +33,11 @@ Sites = Annotated[
     typer.Option("--sites", "-s", help="Site names or globs, such as 'layers.*.resid_post'."),
 ]
 Tokens = Annotated[int, typer.Option("--tokens", "-n", min=1, help="How many tokens to read.")]
-Context = Annotated[int, typer.Option(min=2, help="Longest document, in tokens.")]
+Context = Annotated[
+    int | None,
+    typer.Option(
+        min=2, help="Longest document in tokens; left out: 256, or what the model allows."
+    ),
+]
 RunFile = Annotated[Path, typer.Argument(help="A run file.", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start afresh; delete what is there.")]

@@ -22,7 +22,6 @@ Store = Annotated[str, typer.Option(help="How rows are kept: float32, bfloat16 o
 Again = Annotated[bool, typer.Option("--again", help="Compute results anew that are there.")]
 
 PROMPT = "Explain in a few sentences how a language model chooses its next word."
-CONTEXT = 256
 PER_DOCUMENT = 2
 
 
@@ -66,7 +65,6 @@ def xray(
             "layers.*.resid_post",
             output,
             n_tokens=tokens,
-            context=CONTEXT,
             per_document=PER_DOCUMENT if text is None else None,
             dtype=store,
             overwrite=overwrite,

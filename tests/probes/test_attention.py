@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+
 from fluoroscope.probes import capture, intervene, wrap_model
 from fluoroscope.probes.attention import attention_probabilities, pattern_source
-
 from tests.conftest import ids
 from tests.families import TINY_CONFIGS, tiny_module
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+
 from fluoroscope.probes import Mask, Positions, capture, intervene, wrap_model
 from fluoroscope.probes.errors import OptionError, SiteNotFiredError, UnknownSiteError
 from fluoroscope.probes.reducers import Moments
-
 from tests.conftest import ids, n_hooks
 from tests.families import tiny_module
 

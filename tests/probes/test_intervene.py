@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+
 from fluoroscope.probes import Positions, capture, intervene
 from fluoroscope.probes.errors import OptionError
 from fluoroscope.probes.intervene import add, mean, resample, scale, set_dims, swap, zero
-
 from tests.conftest import ids, n_hooks
 
 SITE = "layers.1.resid_post"

@@ -1,12 +1,15 @@
 """Reducers: any split and merge of the same rows gives numpy's answer on all of them."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
-from fluoroscope.probes.errors import OptionError
-from fluoroscope.probes.reducers import Histogram, Moments, Norms, RunningMax
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from fluoroscope.probes.errors import OptionError
+from fluoroscope.probes.reducers import Histogram, Moments, Norms, RunningMax
 
 splits = st.lists(st.integers(0, 40), max_size=5)
 
@@ -22,7 +25,7 @@ def fed(make, rows: torch.Tensor, cuts: list[int]):
     half = len(rows) // 2
     for target, part in ((first, rows[:half]), (second, rows[half:])):
         edges = sorted({0, len(part), *(min(cut, len(part)) for cut in cuts)})
-        for start, stop in zip(edges, edges[1:], strict=False):
+        for start, stop in pairwise(edges):
             target.update(part[start:stop])
     first.merge(second)
     return first

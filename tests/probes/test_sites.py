@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from fluoroscope.probes import capture, intervene, wrap_model
 from fluoroscope.probes.errors import SiteCheckError, UnknownSiteError, UnsupportedArchitectureError
 from fluoroscope.probes.experts import ExpertsPort
@@ -11,7 +12,6 @@ from fluoroscope.probes.families import FAMILIES, Place
 from fluoroscope.probes.selfcheck import check_sites
 from fluoroscope.probes.sites import map_sites
 from fluoroscope.probes.structure import build_sites, discover_family, family_of
-
 from tests.conftest import ids, n_hooks
 from tests.families import DENSE, MIXTURES, TINY_CONFIGS, UNLISTED, tiny_module
 
