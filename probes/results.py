@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import h5py
 import numpy as np
@@ -64,7 +64,7 @@ class Result:
             _write(group, field, getattr(self, field.name))
 
     @classmethod
-    def load(cls, group: h5py.Group) -> Self:
+    def load(cls: type[R], group: h5py.Group) -> R:
         """Read a result back.
 
         Raises:
