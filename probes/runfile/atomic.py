@@ -30,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # HDF5 reports a failed flush as RuntimeError
         if is_disk_full(error):
             raise IncompleteError(
                 f"The disk is full: {path.name} could not be written. What was committed before is "
@@ -41,11 +41,11 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def is_disk_full(error: OSError) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Whether an error means that no space is left (HDF5 says so only in its text)."""
     full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
     text = str(error)
-    return error.errno in full or any(f"errno = {code}" in text for code in full)
+    return getattr(error, "errno", None) in full or any(f"errno = {code}" in text for code in full)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -73,7 +74,7 @@ def verify_run(path: Path, *, quick: bool) -> VerifyReport:
 
 
 def _check_shard(
-    path: Path, entry: dict[str, int], sites: set[str], *, quick: bool
+    path: Path, entry: dict[str, Any], sites: set[str], *, quick: bool
 ) -> Iterator[str]:
     try:
         with h5py.File(path, "r") as file:

@@ -53,7 +53,7 @@ class RunWriter:
         self.path, self.stall_s = path, 0.0
         self._provenance, self._shards = provenance, shards
         self._shard_bytes, self._commit_every_s = shard_bytes, commit_every_s
-        self._prefix = prefix
+        self._prefix, self._n_committed = prefix, 0
         self._pending, self._started = Pending(), time.monotonic()
         self._axes: dict[str, tuple[str, ...]] = {}
         self._vocabulary: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
@@ -98,8 +98,8 @@ class RunWriter:
 
     @property
     def n_documents(self) -> int:
-        """Documents committed."""
-        return sum(len(shard.names) for shard in self._shards)
+        """Documents committed: the main file links them, whatever happens next."""
+        return self._n_committed
 
     def append(
         self,
@@ -181,6 +181,7 @@ class RunWriter:
             complete=complete,
             vocabulary=self._vocabulary,
         )
+        self._n_committed = sum(len(shard.names) for shard in self._shards)
 
     def _raise_failure(self) -> None:
         if self._failure is None:

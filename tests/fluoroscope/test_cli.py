@@ -14,7 +14,7 @@ from fluoroscope.running import BAD_INPUT, BUG, CHECK_FAILED, INTERRUPTED, USAGE
 from tests.families import tiny_module
 from tests.tokenizers_ import byte_tokenizer
 
-TEXT = "def f(x):\n    return x + 1  # one more\n\n\nprint(f(2))\n" * 40
+TEXT = "def f(x):\n    return x + 1  # one more\n\n\nprint(f(2))\n" * 5
 
 
 @pytest.fixture(scope="module")
