@@ -6,6 +6,8 @@ length. The cache belongs to one generation and is never kept on the model.
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -30,6 +32,10 @@ class Target:
         self.model, self.n_forward = model, 0
         self._cache = DynamicCache(config=model.config)
         self._length = 0
+        accepted = inspect.signature(model.module.forward).parameters
+        self._takes_positions = "position_ids" in accepted
+        recurrent = "cache_params" in accepted
+        self._cache_argument = "cache_params" if recurrent else "past_key_values"
         lay_out_for_decoding(model.module)
 
     def __len__(self) -> int:
@@ -86,13 +92,16 @@ class Target:
 
     def _forward(self, ids: Tensor, *, keep: int) -> Tensor:
         device = self.model.device
-        positions = torch.arange(self._length, self._length + len(ids), device=device)
+        stop = self._length + len(ids)
+        positions = {}
+        if self._takes_positions:
+            positions["position_ids"] = torch.arange(self._length, stop, device=device)[None]
         output = self.model(
             ids[None].to(device),
-            past_key_values=self._cache,
-            position_ids=positions[None],
             use_cache=True,
             logits_to_keep=keep,
+            **{self._cache_argument: self._cache},
+            **positions,
         )
         self.n_forward += 1
         self._length += len(ids)

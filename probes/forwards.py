@@ -76,7 +76,7 @@ def _forward_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forward:
     if ids is None:
         ids = kwargs["inputs_embeds"]
     n_rows, n_positions = ids.shape[:2]
-    cache = kwargs.get("past_key_values")
+    cache = kwargs.get("past_key_values", kwargs.get("cache_params"))
     offset = int(cache.get_seq_length()) if isinstance(cache, Cache) else 0
     mask = kwargs.get("attention_mask")
     real = None

@@ -19,7 +19,7 @@ from ..runfile import Run
 class Texts:
     """Token ids of some documents, with their names."""
 
-    ids: tuple[Int64[np.ndarray, " tokens"], ...]
+    ids: tuple[Int64[np.ndarray, " _"], ...]
     names: tuple[str, ...]
 
     @property

@@ -105,7 +105,7 @@ class RunWriter:
         self,
         names: Sequence[str],
         index: Sequence[int],
-        ids: Sequence[Int[np.ndarray, " tokens"]],
+        ids: Sequence[Int[np.ndarray, " _"]],
         activations: dict[str, torch.Tensor],
     ) -> None:
         """Add whole documents.

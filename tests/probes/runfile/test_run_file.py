@@ -142,14 +142,15 @@ def kill_and_check(tmp_path: Path, n_kills: int) -> None:
     before = 0
     for _ in range(n_kills):
         code = WRITER.format(root=root, path=str(path))
-        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-        assert child.stdout is not None
-        said = int(child.stdout.readline())
-        time.sleep(float(generator.uniform(0, 0.4)))
-        os.kill(child.pid, signal.SIGKILL)
-        rest = child.stdout.read().split()
-        child.wait()
-        said = max([said, *(int(line) for line in rest if line.isdigit())][:-1], default=said)
+        with subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+        ) as child:
+            assert child.stdout is not None
+            said = int(child.stdout.readline())
+            time.sleep(float(generator.uniform(0, 0.4)))
+            os.kill(child.pid, signal.SIGKILL)
+            lines = child.stdout.read().split("\n")[:-1]  # the last may be cut short
+        said = max([said, *map(int, lines)])
         run = open_run(path)
         assert run.verify().ok
         assert run.tokens.n_documents >= max(said, before)
