@@ -10,6 +10,7 @@ import numpy as np
 from ..probes import Run
 from ..probes.errors import OptionError
 from ..probes.runfile.schema import dtype_name, to_numpy
+from ..probes.storable import text_array
 from .engine import Engine
 from .generation import Generation
 from .trace import save_traces
@@ -45,9 +46,8 @@ def save_generations(run: Run, engine: Engine, generations: Sequence[Generation]
 
 
 def _save_outcomes(group: h5py.Group, generations: Sequence[Generation]) -> None:
-    text = h5py.string_dtype()
-    group["text"] = np.array([g.text for g in generations], dtype=text)
-    group["stop_reason"] = np.array([g.stop_reason for g in generations], dtype=text)
+    group["text"] = text_array(g.text for g in generations)
+    group["stop_reason"] = text_array(g.stop_reason for g in generations)
     group["n_forward"] = np.array([g.stats.n_forward for g in generations])
     group["seconds"] = np.array([g.stats.seconds for g in generations])
     group["seconds"].attrs["unit"] = "s"

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from ..probes import Model
 from .errors import PromptError, RollBackError
@@ -50,11 +51,7 @@ class Target:
     @property
     def can_roll_back(self) -> bool:
         """Whether the state can be cut back: keys and values can, a recurrent state cannot."""
-        return self._cache.is_compileable or all(
-            hasattr(layer, "crop") and not getattr(layer, "is_sliding", False)
-            and hasattr(layer, "keys")
-            for layer in self._cache.layers
-        )  # fmt: skip
+        return all(type(layer) is DynamicLayer for layer in self._cache.layers)
 
     def prefill(self, ids: Int64[Tensor, " positions"]) -> Float[Tensor, " d_vocab"]:
         """Read the prompt; logits of what comes after it.

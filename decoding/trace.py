@@ -14,6 +14,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ..probes.storable import text_array
+
 KINDS = (
     "prompt",
     "plain",
@@ -111,7 +113,7 @@ def save_traces(
     for key, value in about.items():
         group.attrs[key] = value if isinstance(value, str | int | float) else json.dumps(value)
     group.attrs["kinds"] = json.dumps(KINDS)
-    group["prompts/text"] = np.array(list(prompts), dtype=h5py.string_dtype())
+    group["prompts/text"] = text_array(prompts)
     lengths = [len(ids) for ids in prompt_ids]
     group["prompts/offsets"] = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     group["prompts/ids"] = np.concatenate([*prompt_ids, np.zeros(0, int)]).astype(np.int32)

@@ -23,6 +23,7 @@ import h5py
 import numpy as np
 
 from .errors import DamagedRunFileError
+from .storable import storable, text_array
 
 _DESCRIPTION = "fluoroscope"
 
@@ -82,14 +83,16 @@ class Result:
 def _write(group: h5py.Group, field: dataclasses.Field[Any], value: Any) -> None:
     description = field.metadata.get(_DESCRIPTION, {"doc": "", "axes": (), "unit": ""})
     if isinstance(value, np.ndarray):
-        text = value.dtype.kind in "UO"
-        stored = value.astype(object) if text else value
-        dtype = h5py.string_dtype() if text else None
-        dataset = group.create_dataset(field.name, data=stored, dtype=dtype)
+        stored = (
+            text_array(value.ravel()).reshape(value.shape) if value.dtype.kind in "UO" else value
+        )
+        dataset = group.create_dataset(field.name, data=stored)
         dataset.attrs["axes"] = json.dumps(list(description["axes"]))
         dataset.attrs["unit"] = description["unit"]
         dataset.attrs["doc"] = description["doc"]
-    elif isinstance(value, str | bool | int | float | np.generic):
+    elif isinstance(value, str):
+        group.attrs[field.name] = storable(value)
+    elif isinstance(value, bool | int | float | np.generic):
         group.attrs[field.name] = value
     else:
         group.attrs[field.name] = h5py.Empty("f") if value is None else _Json.mark(value)

@@ -54,7 +54,7 @@ class Context:
     macros: Callable[[str, str, dict[str, Any]], Markup]
     """Renders a macro: (template, macro, arguments)."""
 
-    def token(self, token: int) -> str:
+    def token(self, token: int | np.integer) -> str:
         """A token as it is shown."""
         return token_text(self.vocabulary, int(token))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from ..storable import text_array
 from .atomic import replacing
 from .provenance import Provenance
 from .schema import ROOT_KIND, SCHEMA, STORED
@@ -68,7 +69,7 @@ def _link(new: h5py.File, path: Path, shards: Sequence[Shard]) -> None:
     lengths = np.array([n for shard in shards for n in shard.lengths], dtype=np.int64)
     new["tokens/offsets"] = np.concatenate([[0], lengths.cumsum()]).astype(np.int64)
     names = [name for shard in shards for name in shard.names]
-    new["documents/name"] = np.array(names, dtype=h5py.string_dtype())
+    new["documents/name"] = text_array(names)
     index = [i for shard in shards for i in shard.index]
     new["documents/index"] = np.array(index, dtype=np.int64)
     n_rows = int(lengths.sum())

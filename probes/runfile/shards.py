@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 import torch
 
+from ..storable import text_array
 from .atomic import replacing
 from .h5 import array, dataset, members, texts
 from .schema import STORED, dtype_name, to_numpy
@@ -84,7 +85,7 @@ def write_shard(path: Path, pending: Pending, axes: dict[str, tuple[str, ...]]) 
             )
             written.attrs["dtype"] = dtype_name(dtype)
             written.attrs["axes"] = json.dumps(list(axes.get(site, ())))
-        file["documents/name"] = np.array(pending.names, dtype=h5py.string_dtype())
+        file["documents/name"] = text_array(pending.names)
         file["documents/index"] = np.array(pending.index, dtype=np.int64)
         file["documents/length"] = np.array(pending.lengths, dtype=np.int64)
     return read_shard(path)
