@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from .errors import OptionError, SiteNotFiredError, UnknownSiteError
 from .forwards import Forward, watch_forwards
-from .rows import Rows, take
+from .ports import ModulePort
+from .rows import Mask, Rows, take
 from .sites import Site, StopForward
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Capture(Mapping[str, Tensor]):
         self._sink = sink
         self._stop_early = stop_early
         self._chunks: dict[str, list[Tensor]] = defaultdict(list)
+        self._sources: dict[str, list[tuple[Tensor, Rows, Forward]]] = defaultdict(list)
         self._forward: Forward | None = None
         self._fired: set[str] = set()
         self._missed: set[str] = set()
@@ -75,18 +77,7 @@ class Capture(Mapping[str, Tensor]):
             raise SiteNotFiredError(
                 f"{name} holds nothing: {self._why_empty()} Run the model inside the `with` block."
             )
-        if len(chunks) == 1:
-            return chunks[0]
-        flat = chunks[0].ndim < len(self._sites[name].axes)
-        axis = 0 if flat else self._position_axis(self._sites[name])
-        try:
-            return torch.cat(chunks, dim=axis)
-        except RuntimeError as error:
-            shapes = ", ".join(str(tuple(chunk.shape)) for chunk in chunks[:4])
-            raise OptionError(
-                f"{name} of {len(chunks)} forward passes cannot be joined (shapes {shapes}, ...). "
-                f"Take them one by one: .chunks({name!r})."
-            ) from error
+        return self._joined(name, chunks)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._sites)
@@ -116,6 +107,27 @@ class Capture(Mapping[str, Tensor]):
             )
         return self._chunks[name]
 
+    def grad(self, name: str) -> Tensor:
+        """Gradients at a site, rows and shape as the values' own; after `backward`.
+
+        Raises:
+            UnknownSiteError: The site was not asked for.
+            OptionError: No gradient reached the site.
+        """
+        self.chunks(name)
+        axis = self._position_axis(self._sites[name])
+        gradients = [
+            take(value.grad, rows, forward, axis=axis)
+            for value, rows, forward in self._sources[name]
+            if value.grad is not None
+        ]
+        if not gradients or len(gradients) < len(self._sources[name]):
+            raise OptionError(
+                f"No gradient reached {name}. capture(..., grad=True), a pass with gradients enabled "
+                "and backward() are needed; for attn.pattern also eager attention."
+            )
+        return self._joined(name, gradients)
+
     def reducer(self, name: str) -> Reducer:
         """The streaming reducer of a site.
 
@@ -129,6 +141,7 @@ class Capture(Mapping[str, Tensor]):
     def clear(self) -> None:
         """Forget the rows kept so far (reducers go on)."""
         self._chunks.clear()
+        self._sources.clear()
 
     def _begin(self, forward: Forward) -> None:
         self._forward = forward
@@ -140,30 +153,54 @@ class Capture(Mapping[str, Tensor]):
     def _satisfied(self) -> bool:
         return self._stop_early and len(self._fired) == len(self._sites)
 
-    def _visitor(self, site: Site) -> Callable[[Tensor], None]:
-        def visit(value: Tensor) -> None:
-            assert self._forward is not None
-            rows = take(value, self.rows, self._forward, axis=self._position_axis(site))
-            self._keep(site, rows if self._grad else rows.detach(), value)
+    def _joined(self, name: str, chunks: list[Tensor]) -> Tensor:
+        if len(chunks) == 1:
+            return chunks[0]
+        site = self._sites[name]
+        axis = 0 if chunks[0].ndim < len(site.axes) else self._position_axis(site)
+        try:
+            if site.kind == "attn.pattern":
+                raise RuntimeError("every pass has keys of its own")
+            return torch.cat(chunks, dim=axis)
+        except RuntimeError as error:
+            shapes = ", ".join(str(tuple(chunk.shape)) for chunk in chunks[:4])
+            raise OptionError(
+                f"{name} of {len(chunks)} forward passes cannot be joined (shapes {shapes}, ...). "
+                f"Take them one by one: .chunks({name!r})."
+            ) from error
+
+    def _visitor(self, site: Site) -> Callable[[Tensor], Tensor | None]:
+        def visit(value: Tensor) -> Tensor | None:
+            replacement = self._see(site, value)
             self._fired.add(site.name)
             if all(capture._satisfied() for capture in _active[self._model.module]):
-                raise StopForward
+                raise StopForward(
+                    "stop_early ended this pass; run it as model(ids), which returns."
+                )
+            return replacement
 
         return visit
 
-    def _keep(self, site: Site, rows: Tensor, value: Tensor) -> None:
-        kept = rows.to(device=self._device, dtype=self._dtype)
+    def _see(self, site: Site, value: Tensor) -> Tensor | None:
+        forward, chosen = self._forward, self.rows
+        if forward is None:
+            raise OptionError(f"{site.name} fired outside a pass of the whole model; call that.")
+        if self._reducers and chosen == "all" and forward.real is not None:
+            chosen = Mask(forward.real)
+        rows = take(value, chosen, forward, axis=self._position_axis(site))
+        kept = (rows if self._grad else rows.detach()).to(device=self._device, dtype=self._dtype)
         if self._reducers:
             self._reducers[site.name].update(_flat(kept, site))
         elif self._sink is not None:
             self._sink(site.name, kept)
         elif self._grad:
-            if kept.requires_grad:
-                kept.retain_grad()
             self._chunks[site.name].append(kept)
+            self._sources[site.name].append((value, chosen, forward))
+            return _retained(value, site)
         else:
             shared = kept.untyped_storage().data_ptr() == value.untyped_storage().data_ptr()
             self._chunks[site.name].append(kept.clone() if shared else kept)
+        return None
 
     @staticmethod
     def _position_axis(site: Site) -> int:
@@ -197,10 +234,11 @@ def capture(
         rows: Which rows to keep.
         dtype: Data type to keep them in; None for the model's.
         device: Where to keep them; None for the model's device.
-        reduce: Makes a streaming reducer per site; then no rows are kept.
+        reduce: Makes a streaming reducer per site; then no rows are kept. Padding is left out.
         sink: Called with (site name, rows) on every pass; then no rows are kept. The rows may share
             memory with the model's own and must be copied before the call returns.
-        grad: Whether kept values stay in the autograd graph, their gradients with them.
+        grad: Whether kept values stay in the autograd graph; `.grad(site)` then gives their
+            gradients after `backward`.
         stop_early: Whether a pass ends once every site asked for has been read. `model(ids)` then
             returns None; the layers above need not run. Only for passes run through the `Model`.
 
@@ -238,6 +276,14 @@ def capture(
             f"A forward pass ended without reaching {_short(sorted(held._missed))}. The model took a "
             "path that skips them; leave them out, or capture them where they run."
         )
+
+
+def _retained(value: Tensor, site: Site) -> Tensor | None:
+    """Have `value` keep its gradient; the copy the model goes on with may be changed in place."""
+    if not value.requires_grad:
+        return None
+    value.retain_grad()
+    return value.clone() if isinstance(site.port, ModulePort) else None
 
 
 def _flat(rows: Tensor, site: Site) -> Tensor:

@@ -29,6 +29,8 @@ class Forward:
     """Absolute position of the first of them: how many a cache already holds."""
     real: Bool[Tensor, "batch positions"] | None
     """True where a position is no padding; None where nothing is padded."""
+    start: Int[Tensor, " batch"] | None = None
+    """Absolute position of each row's first token after padding on the left; None without any."""
 
     def last(self) -> Int[Tensor, " batch"]:
         """Index, within this pass, of each row's last position that is no padding."""
@@ -79,8 +81,14 @@ def _forward_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forward:
     cache = kwargs.get("past_key_values", kwargs.get("cache_params"))
     offset = int(cache.get_seq_length()) if isinstance(cache, Cache) else 0
     mask = kwargs.get("attention_mask")
-    real = None
-    if isinstance(mask, Tensor) and mask.ndim == 2:
-        now = mask[:, -n_positions:].bool()
-        real = None if bool(now.all()) else now
-    return Forward(n_rows, n_positions, offset, real)
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or bool(mask.all()):
+        return Forward(n_rows, n_positions, offset, None)
+    now = mask[:, -n_positions:].bool()
+    start = mask.int().argmax(dim=1).cpu()
+    return Forward(
+        n_rows,
+        n_positions,
+        offset,
+        None if bool(now.all()) else now,
+        start if bool(start.any()) else None,
+    )

@@ -44,7 +44,7 @@ def intervene(
 
     Raises:
         UnknownSiteError: A pattern selects nothing; raised before anything is hooked.
-        OptionError: An edit returns another shape, or no tensor.
+        OptionError: An edit returns another shape, or no tensor, or changes its argument.
     """
     planned = [
         (site, edit)
@@ -78,8 +78,16 @@ class _Standing:
         axis = 2 if site.kind == "attn.pattern" else 1
 
         def visit(value: Tensor) -> Tensor:
-            assert self._forward is not None
+            if self._forward is None:
+                raise OptionError(
+                    f"{site.name} fired outside a pass of the whole model; call that."
+                )
+            version = None if value.is_inference() else value._version
             edited = edit(value)
+            if version is not None and value._version != version:
+                raise OptionError(
+                    f"An edit of {site.name} changed its argument in place; return a new tensor."
+                )
             if not isinstance(edited, Tensor) or edited.shape != value.shape:
                 got = tuple(edited.shape) if isinstance(edited, Tensor) else type(edited).__name__
                 raise OptionError(

@@ -64,7 +64,8 @@ class RunningMax(Reducer):
 
     def _add(self, rows: Tensor) -> None:
         size = rows.abs().flatten()
-        _, index = size.topk(min(self.k, size.numel()))
+        smallest = size.topk(min(self.k, size.numel())).values[-1]
+        index = (~(size < smallest)).nonzero()[:, 0]  # all ties, so that the earliest wins
         self._push(
             rows.flatten()[index], index // rows.shape[1] + self.n_rows, index % rows.shape[1]
         )

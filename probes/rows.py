@@ -18,7 +18,8 @@ from .forwards import Forward
 class Positions:
     """Rows at given positions of the text.
 
-    Positions count from the text's beginning, also while a cache grows during generation; negative
+    Positions count from each text's first token (padding on the left left out), also while a cache
+    grows during generation; negative
     ones count from the end of what a pass computes, padding left out. Positions outside a pass
     select nothing in it.
     """
@@ -53,7 +54,13 @@ def chosen(rows: Rows, forward: Forward) -> Int[Tensor, "batch kept"] | Bool[Ten
     if rows == "all":
         return torch.arange(forward.n_positions).expand(forward.n_rows, -1)
     if rows == "last":
-        return forward.last()[:, None]
+        last = forward.last()
+        if bool((last < 0).any()):
+            raise OptionError(
+                "rows='last' needs a token that is no padding in every row of a pass; "
+                f"rows {(last < 0).nonzero()[:, 0].tolist()} are all padding."
+            )
+        return last[:, None]
     if isinstance(rows, Positions):
         return _at(rows.positions, forward)
     raise OptionError(f"rows must be 'all', 'last', Positions or Mask, got {rows!r}.")
@@ -91,11 +98,11 @@ def replace(value: Tensor, new: Tensor, rows: Rows, forward: Forward, *, axis: i
 
 
 def _at(positions: Sequence[int], forward: Forward) -> Int[Tensor, "batch kept"]:
-    if any(position < 0 for position in positions) and forward.real is not None:
-        last = forward.last()
-        rows = [[_within(p, forward, int(end)) for p in positions] for end in last]
-    else:
-        rows = [[_within(p, forward, forward.n_positions - 1) for p in positions]] * forward.n_rows
+    starts = [0] * forward.n_rows if forward.start is None else forward.start.tolist()
+    rows = [
+        [_within(p, forward.offset - start, end) for p in positions]
+        for start, end in zip(starts, forward.last().tolist(), strict=True)
+    ]
     kept = [[index for index in row if index is not None] for row in rows]
     if len({len(row) for row in kept}) > 1:
         raise OptionError(
@@ -105,6 +112,6 @@ def _at(positions: Sequence[int], forward: Forward) -> Int[Tensor, "batch kept"]
     return torch.tensor(kept, dtype=torch.int64).reshape(forward.n_rows, -1)
 
 
-def _within(position: int, forward: Forward, last: int) -> int | None:
-    index = last + 1 + position if position < 0 else position - forward.offset
+def _within(position: int, offset: int, last: int) -> int | None:
+    index = last + 1 + position if position < 0 else position - offset
     return index if 0 <= index <= last else None

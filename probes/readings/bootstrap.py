@@ -27,7 +27,7 @@ def mean_with_interval(
         Mean, lower and upper bound, each of the columns' shape; the bounds are NaN where there is
         but one document.
     """
-    mean = sums.sum(0) / counts.sum()
+    mean = np.asarray(sums.sum(0) / counts.sum())
     if len(counts) < 2:
         return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
     generator = np.random.default_rng(SEED)

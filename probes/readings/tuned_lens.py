@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -112,7 +113,7 @@ class TunedLens(nn.Module):
             weights = load_file(folder / "tuned_lens.safetensors")
             lens = cls(about["n_layers"], about["d_model"], about["unembedding_digest"])
             lens.load_state_dict(weights)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise DamagedModelError(
                 f"{folder.name} holds no readable tuned lens: {error}"
             ) from error

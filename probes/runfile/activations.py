@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -75,13 +76,21 @@ class Activations:
         maps = self.maps()
         if len(maps) == 1:
             return maps[0].index_select(0, torch.from_numpy(rows))
+        shard_of = self.shard_of(rows)
+        if (np.diff(shard_of) < 0).any():
+            grouped = np.argsort(shard_of, kind="stable")
+            return self.gather(rows[grouped])[torch.from_numpy(np.argsort(grouped))]
         out = torch.empty(len(rows), *self.row_shape, dtype=self.dtype)
-        shard_of = np.searchsorted(self.starts, rows, side="right") - 1
-        for shard in np.unique(shard_of):
-            mine = np.flatnonzero(shard_of == shard)
-            local = torch.from_numpy(rows[mine] - self.starts[shard])
-            out[torch.from_numpy(mine)] = maps[shard].index_select(0, local)
+        bounds = np.searchsorted(shard_of, np.arange(len(maps) + 1))
+        for shard, (start, stop) in enumerate(pairwise(bounds.tolist())):
+            if start < stop:
+                local = torch.from_numpy(rows[start:stop] - self.starts[shard])
+                torch.index_select(maps[shard], 0, local, out=out[start:stop])
         return out
+
+    def shard_of(self, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """Which shard each row is in."""
+        return np.searchsorted(self.starts, rows, side="right") - 1
 
     def maps(self) -> list[torch.Tensor]:
         """One tensor per shard over the file's own bytes; must not be written to."""

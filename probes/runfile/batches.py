@@ -42,6 +42,12 @@ def row_batches(
     return _cut(sites, orders, size, device=device, drop_last=drop_last)
 
 
+def _grouped(sites: Mapping[str, Activations], rows: Int64[np.ndarray, " n"]) -> np.ndarray:
+    """A batch's rows, those of one shard together: its order is random anyway, and reads are faster."""
+    shard_of = next(iter(sites.values())).shard_of(rows)
+    return rows[np.argsort(shard_of, kind="stable")]
+
+
 def _cut(
     sites: Mapping[str, Activations],
     orders: Iterator[Int64[np.ndarray, " rows"]],
@@ -66,6 +72,7 @@ def _take(
     rows: Int64[np.ndarray, " rows"],
     device: torch.device | str | None,
 ) -> dict[str, torch.Tensor]:
+    rows = _grouped(sites, rows)
     return {name: held.gather(rows).to(device) for name, held in sites.items()}
 
 

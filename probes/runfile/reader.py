@@ -150,7 +150,8 @@ class Run:
         """Batches of rows, every row once, several sites aligned by row.
 
         Shuffled batches are drawn from windows of randomly chosen blocks of neighbouring rows; a
-        window holds up to `memory_bytes` of rows, so with enough of it the order is uniform.
+        window holds up to `memory_bytes` of rows, so with enough of it every batch is a uniform
+        sample. Within a batch rows of one shard stand together.
 
         Args:
             sites: Site name or names.
