@@ -191,3 +191,63 @@ def test_interventions_run_before_captures_whatever_the_nesting(tiny_llama) -> N
         with intervene(tiny_llama, {site: torch.zeros_like}):
             tiny_llama(ids())
     assert (acts[site] == 0).all()
+
+
+def test_gradients_have_the_rows_of_the_values_and_survive_in_place_sums() -> None:
+    """Falcon adds attention to the MLP's output in place; gradients as from plain autograd."""
+    model, site = wrap_model(tiny_module("falcon")), "layers.1.mlp.out"
+    with capture(model, site) as plain:
+        logits = model(ids()).logits
+    for rows in ("all", Positions([1, -1])):
+        with capture(model, site, "layers.1.resid_post", grad=True, rows=rows) as acts:
+            kept = model(ids()).logits
+            kept.square().sum().backward()
+        assert torch.equal(kept, logits)
+        index = slice(None) if rows == "all" else [1, 6]
+        assert torch.equal(acts[site], plain[site][:, index])
+        # Both are summands of one stream, so their gradients are one and the same.
+        torch.testing.assert_close(acts.grad(site), acts.grad("layers.1.resid_post"))
+        assert acts.grad(site).shape == acts[site].shape
+    with torch.no_grad(), capture(model, site, grad=True) as acts:
+        model(ids())
+    with pytest.raises(OptionError, match="No gradient reached layers.1.mlp.out"):
+        acts.grad(site)
+
+
+def test_positions_and_last_leave_padding_on_the_left_out(tiny_llama) -> None:
+    mask = torch.ones(2, 7, dtype=torch.int64)
+    mask[0, :3] = 0
+    with capture(tiny_llama, "embed") as every:
+        tiny_llama.generate(
+            ids(), attention_mask=mask, max_new_tokens=3, do_sample=False, eos_token_id=None
+        )
+    with capture(tiny_llama, "embed", rows=Positions([0])) as first:
+        tiny_llama.generate(
+            ids(), attention_mask=mask, max_new_tokens=3, do_sample=False, eos_token_id=None
+        )
+    expected = torch.stack([every["embed"][0, 3], every["embed"][1, 0]])[:, None]
+    assert torch.equal(first["embed"], expected)
+    with pytest.raises(OptionError, match=r"rows \[0\] are all padding"):
+        with torch.no_grad(), capture(tiny_llama, "embed", rows="last"):
+            tiny_llama(ids(), attention_mask=torch.tensor([[0] * 7, [1] * 7]))
+
+
+def test_padding_never_enters_a_statistic(tiny_llama) -> None:
+    mask = torch.ones(2, 7, dtype=torch.int64)
+    mask[0, 4:] = 0
+    with torch.no_grad(), capture(tiny_llama, "embed") as acts:
+        tiny_llama(ids(), attention_mask=mask)
+    with torch.no_grad(), capture(tiny_llama, "embed", reduce=Moments) as reduced:
+        tiny_llama(ids(), attention_mask=mask)
+    moments = reduced.reducer("embed")
+    assert isinstance(moments, Moments)
+    assert moments.n_rows == 11
+    torch.testing.assert_close(moments.mean, acts["embed"][mask.bool()].double().mean(0))
+
+
+def test_patterns_of_several_passes_are_never_joined(tiny_llama) -> None:
+    with torch.no_grad(), capture(tiny_llama, "layers.0.attn.pattern") as acts:
+        tiny_llama(ids())
+        tiny_llama(ids())
+    with pytest.raises(OptionError, match=r"\.chunks\('layers.0.attn.pattern'\)"):
+        _ = acts["layers.0.attn.pattern"]

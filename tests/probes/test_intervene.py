@@ -95,6 +95,8 @@ def test_bad_edits_are_refused_and_leave_no_hook(tiny_llama) -> None:
         edited(tiny_llama, lambda v: None)
     with pytest.raises(OptionError, match=r"swap holds values of shape \(3, 32\)"):
         edited(tiny_llama, swap(torch.randn(3, 32)))
+    with pytest.raises(OptionError, match="changed its argument in place"):
+        edited(tiny_llama, lambda v: v.mul_(2))
     assert n_hooks(tiny_llama.module) == before
 
 

@@ -85,3 +85,14 @@ def test_impossible_reducers_are_refused() -> None:
         _ = moments.covariance
     with pytest.raises(OptionError, match="same bins"):
         Histogram().merge(Histogram(n_bins=3))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), splits)
+def test_ties_go_to_the_earliest_row_whatever_the_split(seed: int, cuts: list[int]) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randint(-2, 3, (40, 6), generator=generator).float()
+    top = fed(lambda: RunningMax(5), rows, cuts)
+    order = np.argsort(-rows.abs().numpy().ravel(), kind="stable")[:5]
+    assert top.rows.tolist() == (order // 6).tolist()
+    assert top.channels.tolist() == (order % 6).tolist()
