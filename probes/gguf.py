@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from .errors import DamagedModelError
+from .errors import DamagedModelError, MissingPackageError
 
 MAGIC = b"GGUF"
 
@@ -44,6 +44,7 @@ def convert_gguf(source: Path, folder: Path) -> None:
 
     Raises:
         DamagedModelError: The file cannot be read as GGUF.
+        MissingPackageError: transformers needs another package to read it.
     """
     where, name = str(source.parent), source.name
     try:
@@ -52,7 +53,9 @@ def convert_gguf(source: Path, folder: Path) -> None:
             module = AutoModelForCausalLM.from_pretrained(
                 where, gguf_file=name, dtype=torch.float32
             )
-    except (ValueError, KeyError, IndexError, OSError) as error:
+    except (ValueError, KeyError, IndexError, OSError, ImportError) as error:
+        if "pip install" in str(error):
+            raise MissingPackageError(f"Reading {name} needs a package: {error}") from error
         raise DamagedModelError(
             f"{name} could not be read as a GGUF model ({type(error).__name__}: {error}). "
             "If it was cut short, fetch it again; if its architecture is new, open the original "
