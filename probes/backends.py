@@ -36,12 +36,9 @@ def drive(
         MissingPackageError: The backend's package is not installed.
         OptionError: There is no such backend.
     """
-    try:
-        native = _NATIVE[backend](module, tokenizer)
-    except KeyError:
-        raise OptionError(
-            f"backend must be one of {', '.join(_NATIVE)}, got {backend!r}."
-        ) from None
+    if backend not in _NATIVE:
+        raise OptionError(f"backend must be one of {', '.join(_NATIVE)}, got {backend!r}.")
+    native = _NATIVE[backend](module, tokenizer)
     sites = build_sites(module)
     if backend == "transformer_lens":
         sites = _with_bridge_patterns(sites, module)
@@ -106,4 +103,6 @@ def _with_bridge_patterns(sites: SiteMap, module: PreTrainedModel) -> SiteMap:
                 family_sites.append(Site(name, "attn.pattern", site.layer, port))
         if site.kind != "attn.pattern":
             family_sites.append(site)
-    return SiteMap(family_sites, n_layers=sites.n_layers)
+    return SiteMap(
+        family_sites, n_layers=sites.n_layers, first_hidden_state=sites.first_hidden_state
+    )

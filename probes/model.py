@@ -243,6 +243,8 @@ class Model:
     @property
     def info(self) -> ModelInfo:
         """Where the model came from and how it runs."""
+        config = json.loads(self.module.config.to_json_string(use_diff=False))
+        config.pop("_name_or_path", None)  # a local path says nothing about the model
         return ModelInfo(
             name=self.name,
             architecture=type(self.module).__name__,
@@ -255,7 +257,7 @@ class Model:
             weights_digest=self.weights_digest,
             tokenizer_digest=self.tokenizer_digest,
             licence=self._licence,
-            config=json.loads(self.module.config.to_json_string(use_diff=False)),
+            config=config,
             versions={
                 "python": platform.python_version(),
                 "torch": torch.__version__,

@@ -2,7 +2,8 @@
 
 Each conversion is a folder `<name>-<digest>` of safetensors, configuration and tokenizer, with a
 manifest of digests. A folder appears whole, by one rename, under a lock: two first openings at once
-convert once, and a killed conversion leaves nothing that is mistaken for a model. Every opening
+convert once, and a killed conversion leaves nothing that is mistaken for a model (its remains go
+with the next one). Every opening
 checks the weights against the manifest (0.3 s for 540 MB); what does not hold is converted anew.
 """
 
@@ -12,6 +13,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -20,7 +22,7 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock
 
-from .digest import file_digest
+from .digest import file_digest, files_digest
 from .errors import DamagedModelError
 
 MANIFEST = "fluoroscope.json"
@@ -38,7 +40,7 @@ class CachedModel:
     source_digest: str
     """SHA-256 of what was converted."""
     weights_digest: str
-    """SHA-256 of model.safetensors."""
+    """SHA-256 of model.safetensors; of the names and digests of its shards where there are several."""
     n_bytes: int
     """Size of the folder."""
     created: str
@@ -60,7 +62,7 @@ def cache_folder(cache_dir: Path | str | None = None) -> Path:
 
 def list_cached(cache_dir: Path | str | None = None) -> list[CachedModel]:
     """The converted models, by name."""
-    manifests = sorted((cache_folder(cache_dir) / "models").glob(f"*/{MANIFEST}"))
+    manifests = sorted((cache_folder(cache_dir) / "models").glob(f"[!.]*/{MANIFEST}"))
     found = [_read_manifest(path.parent) for path in manifests]
     return [model for model in found if model is not None]
 
@@ -94,6 +96,14 @@ def converted(
         cached = _read_manifest(folder)
         if cached is not None and _holds(folder, cached):
             return folder, cached
+        if cached is not None:
+            warnings.warn(
+                f"The converted copy of {source.name} does not match its digests; converting anew.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        for remains in models.glob(f".{folder.name}.*"):
+            shutil.rmtree(remains, ignore_errors=True)
         digest = file_digest(source)
         if expected_digest is not None and digest != expected_digest:
             raise DamagedModelError(
@@ -118,7 +128,8 @@ def _write_manifest(folder: Path, name: str, source: str, source_digest: str) ->
         name=name,
         source=source,
         source_digest=source_digest,
-        weights_digest=digests["model.safetensors"],
+        weights_digest=digests.get("model.safetensors")
+        or files_digest(folder.glob("*.safetensors")),
         n_bytes=sum(path.stat().st_size for path in files),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         digests=digests,

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -26,6 +25,8 @@ from .modelcache import converted
 from .selfcheck import check_sites
 from .structure import build_sites
 
+WEIGHTS = "model*.safetensors"
+"""What transformers loads from a directory; adapters and other formats beside it do not count."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -80,7 +81,11 @@ def open_model(
         kind = torch.float32
     _require_memory(folder, kind, chosen, title)
     module, tokenizer = _load(
-        folder, kind, attn_implementation, trust_remote_code=trust_remote_code
+        folder,
+        kind,
+        attn_implementation,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
     )
     module.to(chosen)  # type: ignore[arg-type]
     module.eval()
@@ -150,7 +155,7 @@ def _locate(
     title = path.name if path.is_dir() else str(name)
     folder = path if path.is_dir() else _from_hub(str(name), revision, allow_pickle=allow_pickle)
     _refuse_unsafe(folder, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
-    weights = [*folder.glob("*.safetensors")]
+    weights = [*folder.glob(WEIGHTS)]
     return folder, title, files_digest(weights) if weights else None, None
 
 
@@ -177,27 +182,37 @@ def _refuse_unsafe(folder: Path, *, trust_remote_code: bool, allow_pickle: bool)
             f"{folder.name} must hold config.json and safetensors; there is no config.json. Give the "
             "directory that `save_pretrained` wrote."
         )
-    try:
-        settings = json.loads(config.read_text())
-    except ValueError as error:
-        raise DamagedModelError(f"{folder.name}/config.json is no JSON: {error}.") from error
-    if "auto_map" in settings and not trust_remote_code:
+    files = [config, folder / "tokenizer_config.json"]
+    brings_code = any("auto_map" in _settings(file) for file in files if file.is_file())
+    if brings_code and not trust_remote_code:
         raise UnsafeModelError(
-            f"{folder.name} brings its own model code, which would run on this machine. Read it, "
+            f"{folder.name} brings its own code, which would run on this machine. Read it, "
             "then ask for it by name: open_model(..., trust_remote_code=True)."
         )
-    if any(folder.glob("*.safetensors")) or allow_pickle:
+    if any(folder.glob(WEIGHTS)) or allow_pickle:
         return
     if any(next(folder.glob(pattern), None) for pattern in PICKLES):
         raise UnsafeModelError(
             f"{folder.name} holds pickled weights only, and loading a pickle can run code. Convert "
             "them to safetensors, or ask for it by name: open_model(..., allow_pickle=True)."
         )
-    raise ModelNotFoundError(f"{folder.name} holds no weights (*.safetensors).")
+    raise ModelNotFoundError(f"{folder.name} holds no weights ({WEIGHTS}).")
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise DamagedModelError(f"{file.parent.name}/{file.name} is no JSON: {error}.") from error
 
 
 def _load(
-    folder: Path, dtype: torch.dtype | None, attention: str | None, *, trust_remote_code: bool
+    folder: Path,
+    dtype: torch.dtype | None,
+    attention: str | None,
+    *,
+    trust_remote_code: bool,
+    allow_pickle: bool,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     from safetensors import SafetensorError
 
@@ -205,7 +220,11 @@ def _load(
     try:
         with without_progress_bars():
             module = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype or "auto", attn_implementation=attention, **options
+                folder,
+                dtype=dtype or "auto",
+                attn_implementation=attention,
+                use_safetensors=None if allow_pickle else True,
+                **options,
             )
     except SafetensorError as error:
         raise DamagedModelError(
@@ -220,11 +239,11 @@ def _load(
 def _require_memory(
     folder: Path, dtype: torch.dtype | None, device: torch.device, title: str
 ) -> None:
-    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    try:
-        kept = AutoConfig.from_pretrained(folder, local_files_only=True).dtype
-    except (OSError, ValueError, KeyError):
-        kept = None
+    # The plain JSON: AutoConfig would ask on the terminal before reading one that brings code.
+    weights = [*folder.glob(WEIGHTS)] or [path for kind in PICKLES for path in folder.glob(kind)]
+    stored = sum(path.stat().st_size for path in weights)
+    settings = _settings(folder / "config.json")
+    kept = getattr(torch, str(settings.get("dtype") or settings.get("torch_dtype")), None)
     growth = dtype.itemsize / kept.itemsize if dtype and isinstance(kept, torch.dtype) else 1.0
     require_bytes(int(stored * growth), device, title)
 

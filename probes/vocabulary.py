@@ -37,15 +37,20 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
     added = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
     alphabet = _byte_alphabet()
     plain = [piece for index, piece in pieces.items() if index not in added]
-    byte_level = any("Ġ" in piece for piece in plain) or (
-        not any("▁" in piece for piece in plain)
+    # Either mark is also a letter or a sign of the other kind's text, so the majority decides.
+    n_byte_spaces = sum(piece.startswith("Ġ") for piece in plain)
+    n_plain_spaces = sum(piece.startswith("▁") for piece in plain)
+    byte_level = n_byte_spaces > n_plain_spaces or (
+        n_byte_spaces == n_plain_spaces
         and all(character in alphabet for piece in plain for character in piece)
     )
     token_bytes = []
     for index in range(max(pieces, default=-1) + 1):
         piece = pieces.get(index, "")
         if index in added:
-            token_bytes.append(added[index].encode())
+            text = added[index]
+            as_is = byte_level or index in special
+            token_bytes.append((text if as_is else text.replace("▁", " ")).encode())
         elif byte_level:
             token_bytes.append(_from_alphabet(piece, alphabet))
         else:

@@ -71,6 +71,24 @@ def test_unsafe_and_missing_models_are_refused_with_the_remedy(folder: Path) -> 
         open_model(folder)
 
 
+def test_a_pickle_hides_behind_no_other_file(folder: Path) -> None:
+    torch.save(tiny_module("llama").state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    with pytest.raises(UnsafeModelError, match="allow_pickle=True"):
+        open_model(folder)
+    with torch.no_grad():
+        logits = open_model(folder, allow_pickle=True)(ids()).logits
+        assert torch.equal(logits, tiny_module("llama")(ids()).logits)
+
+
+def test_code_that_comes_with_a_tokenizer_is_refused(folder: Path) -> None:
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({**settings, "auto_map": {"AutoTokenizer": ["x.Y", None]}}))
+    with pytest.raises(UnsafeModelError, match="trust_remote_code=True"):
+        open_model(folder)
+
+
 def test_options_are_checked(folder: Path) -> None:
     with pytest.raises(OptionError, match="dtype must be"):
         open_model(folder, dtype="int7")
@@ -125,10 +143,34 @@ def test_a_damaged_conversion_is_made_anew_and_a_wrong_source_refused(tmp_path: 
     data = bytearray(weights.read_bytes())
     data[5] ^= 1
     weights.write_bytes(data)
-    again, _ = converted(source, "m", fake_convert, cache_dir=tmp_path)
+    with pytest.warns(RuntimeWarning, match="does not match its digests"):
+        again, _ = converted(source, "m", fake_convert, cache_dir=tmp_path)
     assert (again / "model.safetensors").read_bytes() == b"weights" * 1000
     with pytest.raises(DamagedModelError, match="must have SHA-256 00"):
         converted(source, "n", fake_convert, expected_digest="00", cache_dir=tmp_path)
+
+
+def test_what_a_killed_conversion_left_goes_with_the_next(tmp_path: Path) -> None:
+    source = tmp_path / "m.gguf"
+    source.write_bytes(b"GGUF...")
+    folder, _ = converted(source, "m", fake_convert, cache_dir=tmp_path)
+    remains = folder.with_name(f".{folder.name}.killed")
+    folder.rename(remains)
+    assert list_cached(tmp_path) == []
+    converted(source, "m", fake_convert, cache_dir=tmp_path)
+    assert not remains.exists()
+
+
+def test_a_conversion_in_several_shards_is_kept(tmp_path: Path) -> None:
+    source = tmp_path / "m.gguf"
+    source.write_bytes(b"GGUF...")
+
+    def shards(target: Path) -> None:
+        for number in (1, 2):
+            (target / f"model-0000{number}-of-00002.safetensors").write_bytes(b"x" * number)
+
+    made = converted(source, "m", shards, cache_dir=tmp_path)
+    assert converted(source, "m", shards, cache_dir=tmp_path) == made
 
 
 def test_a_failed_conversion_leaves_nothing(tmp_path: Path) -> None:
