@@ -152,6 +152,7 @@ class Capture(Mapping[str, Tensor]):
 
     def _end(self) -> None:
         self._missed |= set(self._sites) - self._fired
+        self._forward = None
 
     def _satisfied(self) -> bool:
         return self._stop_early and len(self._fired) == len(self._sites)
@@ -187,7 +188,10 @@ class Capture(Mapping[str, Tensor]):
     def _see(self, site: Site, value: Tensor) -> Tensor | None:
         forward, chosen = self._forward, self.rows
         if forward is None:
-            raise OptionError(f"{site.name} fired outside a pass of the whole model; call that.")
+            raise OptionError(
+                f"{site.name} fired outside a pass of the whole model. Call the model itself, not a "
+                "part of it; gradient checkpointing (layers run again in backward) must be off."
+            )
         if self._reducers and chosen == "all" and forward.real is not None:
             chosen = Mask(forward.real)
         rows = take(value, chosen, forward, axis=self._position_axis(site))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .errors import SiteCheckError
-from .ports import Port, tensor_argument
+from .ports import BatchSize, Port
 
 
 class BlockPort(Port):
@@ -30,21 +30,12 @@ class BlockPort(Port):
 
     def __init__(self, module: nn.Module, block: nn.Module) -> None:
         super().__init__()
-        self.module, self.block = module, block
-        self._batch = 1
+        self.module, self._batch = module, BatchSize(block)
 
     def _open(self) -> Callable[[], None]:
-        shape = self.block.register_forward_pre_hook(self._note_shape, with_kwargs=True)
-        hook = self.module.register_forward_hook(self._after, with_kwargs=True)
-
-        def close() -> None:
-            shape.remove()
-            hook.remove()
-
-        return close
-
-    def _note_shape(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._batch = (args[0] if args else kwargs[tensor_argument(kwargs)]).shape[0]
+        return self._batch.watch_with(
+            self.module.register_forward_hook(self._after, with_kwargs=True)
+        )
 
     @abstractmethod
     def _after(
@@ -63,7 +54,7 @@ class RouterPort(BlockPort):
     def _after(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> Any:
-        replacement = self._show(rearrange(output[0], "(b p) e -> b p e", b=self._batch))
+        replacement = self._show(rearrange(output[0], "(b p) e -> b p e", b=self._batch.n_rows))
         if replacement is None:
             return None
         return route_again(module, rearrange(replacement, "b p e -> (b p) e"))
@@ -119,7 +110,7 @@ class ExpertsPort(BlockPort):
         slots = [
             module.forward(hidden, ids[:, slot : slot + 1], ones) for slot in range(ids.shape[1])
         ]
-        replacement = self._show(rearrange(slots, "k (b p) d -> b p k d", b=self._batch))
+        replacement = self._show(rearrange(slots, "k (b p) d -> b p k d", b=self._batch.n_rows))
         if replacement is None:
             return None
         edited = rearrange(replacement, "b p k d -> (b p) k d")

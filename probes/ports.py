@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 Visit = Callable[[Tensor], Tensor | None]
 """Sees a site's value; a tensor it returns takes the value's place in the forward pass."""
@@ -73,6 +74,30 @@ class _Visitor:
         self.visit = visit
 
 
+class BatchSize:
+    """Batch size of the pass under way, for ports inside a module that flattens its tokens.
+
+    Args:
+        around: The module whose input still has the batch's shape.
+    """
+
+    def __init__(self, around: nn.Module) -> None:
+        self._around, self.n_rows = around, 1
+
+    def watch_with(self, hook: RemovableHandle) -> Callable[[], None]:
+        """Watch the batch size as long as `hook` stands; returns how to take both out."""
+        watching = self._around.register_forward_pre_hook(self._note, with_kwargs=True)
+
+        def close() -> None:
+            watching.remove()
+            hook.remove()
+
+        return close
+
+    def _note(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.n_rows = (args[0] if args else kwargs[tensor_argument(kwargs)]).shape[0]
+
+
 class ModulePort(Port):
     """The input or output of a module.
 
@@ -93,31 +118,20 @@ class ModulePort(Port):
         around: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.module, self.side, self.pick, self.around = module, side, pick, around
-        self._batch = 1
+        self.module, self.side, self.pick = module, side, pick
+        self._batch = None if around is None else BatchSize(around)
 
     def _open(self) -> Callable[[], None]:
         if self.side == "input":
             hook = self.module.register_forward_pre_hook(self._before, with_kwargs=True)
         else:
             hook = self.module.register_forward_hook(self._after)
-        if self.around is None:
-            return hook.remove
-        shape = self.around.register_forward_pre_hook(self._note_shape, with_kwargs=True)
-
-        def close() -> None:
-            shape.remove()
-            hook.remove()
-
-        return close
-
-    def _note_shape(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._batch = (args[0] if args else kwargs[tensor_argument(kwargs)]).shape[0]
+        return hook.remove if self._batch is None else self._batch.watch_with(hook)
 
     def _show(self, value: Tensor) -> Tensor | None:
-        if self.around is None:
+        if self._batch is None:
             return super()._show(value)
-        replacement = super()._show(rearrange(value, "(b p) d -> b p d", b=self._batch))
+        replacement = super()._show(rearrange(value, "(b p) d -> b p d", b=self._batch.n_rows))
         return None if replacement is None else rearrange(replacement, "b p d -> (b p) d")
 
     def _before(

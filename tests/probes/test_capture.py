@@ -251,3 +251,13 @@ def test_patterns_of_several_passes_are_never_joined(tiny_llama) -> None:
         tiny_llama(ids())
     with pytest.raises(OptionError, match=r"\.chunks\('layers.0.attn.pattern'\)"):
         _ = acts["layers.0.attn.pattern"]
+
+
+def test_a_part_of_the_model_run_by_itself_is_refused(tiny_llama) -> None:
+    """Its rows would be taken for those of the pass before."""
+    for _ in range(2):
+        with torch.no_grad(), capture(tiny_llama, "embed") as acts:
+            tiny_llama(ids())
+            with pytest.raises(OptionError, match="outside a pass of the whole model"):
+                tiny_llama.module.model(ids())
+        assert acts["embed"].shape == (2, 7, 32)
