@@ -10,6 +10,9 @@ OUT    ?= out
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
+# Two test processes on two cores: threads of one must not wait for cores the other holds.
+test: export OMP_NUM_THREADS ?= 1
+
 .PHONY: help setup demo test test-slow lint format bench clean
 
 help:            ## list the targets
