@@ -162,9 +162,10 @@ def main() -> None:
             "Capture of layers.*.resid_post to disk",
             batch=f"{ROWS} x {CONTEXT}", dtype="float32", tokens=N_TOKENS, rounds=chosen.rounds,
         )  # fmt: skip
+        # First: a child starts with its parent's peak, which is small before models are opened.
+        peaks = {title: {"peak MB": peak_of(title)} for title in CONTESTANTS}
         runs = {title: make(folder) for title, make in CONTESTANTS.items()}
         times = interleaved(runs, rounds=chosen.rounds)
-        peaks = {title: {"peak MB": peak_of(title)} for title in CONTESTANTS}
         show(times, work=N_TOKENS, unit="tokens", against="bare forward with logits", extra=peaks)
         console.print("Not measured: SAELens' caching runner (needs transformer-lens < 4).")
 
