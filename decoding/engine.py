@@ -10,16 +10,18 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from transformers import LogitsProcessor
 
 from ..probes import Capture, Model, capture
 from .errors import PromptError
 from .generation import Generation, Stats
+from .rowlog import RowLog
 from .stopping import Stopper, Stopping, StopReason
 from .target import Target
 from .trace import N_CANDIDATES, Emitted, Step, Trace
@@ -44,10 +46,15 @@ class State(ABC):
     """What an engine keeps during one generation. Made by `Engine.begin`."""
 
     target: Target
+    n_faults: int = 0
+    """How often a part that may fail without harm, such as a drafter, did."""
 
     @abstractmethod
-    def step(self) -> Step:
-        """Emit at least one token."""
+    def step(self, room: int) -> Step:
+        """Emit at least one token, at most `room`."""
+
+    def end(self) -> None:
+        """The generation ended, or was interrupted."""
 
 
 class Engine(ABC):
@@ -65,9 +72,25 @@ class Engine(ABC):
         self.model = model
         self.options = self.Options() if options is None else options
 
+    def prepare(self) -> None:
+        """Whatever runs the model once for other reasons than the text, such as measuring it.
+
+        Called before a generation, outside of any capture.
+        """
+
     @abstractmethod
-    def begin(self, prompt_ids: Int64[Tensor, " positions"]) -> State:
-        """Read the prompt."""
+    def begin(
+        self,
+        prompt_ids: Int64[Tensor, " positions"],
+        *,
+        processors: Sequence[LogitsProcessor] = (),
+    ) -> State:
+        """Read the prompt.
+
+        Args:
+            prompt_ids: Its tokens.
+            processors: More logits processors, run before temperature and truncation.
+        """
 
     def generate(
         self,
@@ -98,7 +121,7 @@ class Engine(ABC):
         found = []
         for prompt in given:
             text, ids = self._encode(prompt, chat=chat, bos=bos)
-            run = _Loop(self, text, ids, stopping or Stopping(), tuple(sites))
+            run = _Loop(self, text, ids, stopping or Stopping(), sites=tuple(sites))
             for _ in run.tokens():
                 pass
             found.append(run.generation())
@@ -114,7 +137,7 @@ class Engine(ABC):
     ) -> Iterator[Emitted]:
         """Decode one prompt, token by token as they come."""
         text, ids = self._encode(prompt, chat=chat, bos=bos)
-        yield from _Loop(self, text, ids, stopping or Stopping(), ()).tokens()
+        yield from _Loop(self, text, ids, stopping or Stopping()).tokens()
 
     def _encode(
         self, prompt: str | Tensor, *, chat: bool, bos: bool | None
@@ -140,37 +163,52 @@ class _Loop:
     """One generation under way."""
 
     def __init__(
-        self, engine: Engine, text: str, ids: Tensor, stopping: Stopping, sites: tuple[str, ...]
+        self,
+        engine: Engine,
+        text: str,
+        ids: Tensor,
+        stopping: Stopping,
+        *,
+        sites: tuple[str, ...] = (),
+        processors: Sequence[LogitsProcessor] = (),
     ) -> None:
         self._engine, self._text, self._ids = engine, text, ids
+        self._processors = processors
         self._stopper = Stopper(engine.model, stopping, len(ids))
         self._sites = sites
         self._trace, self._emitted = Trace(), []
         self._reason: StopReason = "interrupted"
         self._captured: dict[str, Tensor] = {}
+        self._rows = RowLog()
         self._stats = Stats(n_forward=0, n_emitted=0, seconds=0.0)
 
     def tokens(self) -> Iterator[Emitted]:
         """Run to the end, handing out tokens as they come."""
+        with torch.inference_mode():
+            self._engine.prepare()
         started = time.perf_counter()
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             acts = None
             if self._sites:
                 acts = stack.enter_context(capture(self._engine.model, *self._sites))
-            state = self._engine.begin(self._ids)
+            state = self._engine.begin(self._ids, processors=self._processors)
+            stack.callback(state.end)
             ended = False
             while not ended:
-                step, ended = self._cut(state.step())
+                step, ended = self._cut(state.step(self._stopper.room(len(self._emitted))))
                 self._trace.steps.append(step)
                 yield from step.emitted
             self._stats = Stats(
                 n_forward=state.target.n_forward,
                 n_emitted=len(self._emitted),
                 seconds=time.perf_counter() - started,
+                n_drafted=sum(len(step.nodes) for step in self._trace.steps),
+                n_accepted=sum(step.n_accepted for step in self._trace.steps),
+                n_faults=state.n_faults,
             )
             if acts is not None:
-                self._captured = self._states(state, acts)
+                self._states(state, acts)
 
     def generation(self) -> Generation:
         """The finished generation."""
@@ -194,6 +232,7 @@ class _Loop:
             stats=self._stats,
             trace=self._trace,
             captured=self._captured,
+            rows=self._rows,
         )
 
     def _cut(self, step: Step) -> tuple[Step, bool]:
@@ -203,42 +242,56 @@ class _Loop:
             reason = self._stopper.check(self._emitted)
             if reason is not None:
                 self._reason = reason
-                kept = Step(
-                    emitted=step.emitted[: number + 1],
-                    nodes=step.nodes,
-                    seconds=step.seconds,
-                    seconds_draft=step.seconds_draft,
-                    seconds_verify=step.seconds_verify,
-                )
+                kept = replace(step, emitted=step.emitted[: number + 1])
                 return kept, True
         return step, False
 
-    def _states(self, state: State, acts: Capture) -> dict[str, Tensor]:
-        """Rows of prompt and text. The last token has not passed the model yet; it does now."""
-        n_tokens = len(self._ids) + len(self._emitted)
-        missing = torch.tensor(self._emitted)[len(state.target) - len(self._ids) :]
-        if len(missing):
+    def _states(self, state: State, acts: Capture) -> None:
+        """Every row that passed the model, and what became of it.
+
+        The last token has not passed the model yet; it does now.
+        """
+        missing = self._emitted[len(state.target) - len(self._ids) :]
+        if missing:
             state.target.extend(missing)
-        return {name: acts[name][0][:n_tokens].clone() for name in acts}
+        self._captured = {name: acts[name][0].clone() for name in acts}
+        self._rows = state.target.log
 
 
-def describe(logits: Float[Tensor, " d_vocab"], token: int, *, kind: str) -> Emitted:
-    """A token with the target's own view of it.
+def describe(
+    log_probs: Float[Tensor, "n d_vocab"], tokens: Sequence[int], *, kinds: Sequence[str]
+) -> tuple[Emitted, ...]:
+    """Tokens with the target's own view of them.
 
     Args:
-        logits: The target's logits at its place, before any processor.
-        token: The token emitted.
-        kind: How it came about, one of `trace.KINDS`.
+        log_probs: The target's log-probabilities at their places, before any processor.
+        tokens: The tokens emitted.
+        kinds: How they came about, each one of `trace.KINDS`.
     """
-    log_probs = logits.float().log_softmax(-1)
     probs = log_probs.exp()
-    top = probs.topk(N_CANDIDATES)
-    return Emitted(
-        id=token,
-        kind=kind,
-        prob=float(probs[token]),
-        entropy=float(-torch.dot(probs, log_probs.clamp(min=-1e4))),
-        rank=int((log_probs > log_probs[token]).sum()),
-        top_ids=tuple(top.indices.tolist()),
-        top_probs=tuple(top.values.tolist()),
+    entropy = -(probs * log_probs.clamp(min=-1e4)).sum(-1)
+    top = probs.topk(min(N_CANDIDATES, probs.shape[-1]))
+    own = log_probs[range(len(tokens)), list(tokens)]
+    rank = (log_probs > own[:, None]).sum(-1)
+    columns = zip(
+        tokens,
+        kinds,
+        own.exp().tolist(),
+        entropy.tolist(),
+        rank.tolist(),
+        top.indices.tolist(),
+        top.values.tolist(),
+        strict=True,
+    )
+    return tuple(
+        Emitted(
+            id=token,
+            kind=kind,
+            prob=prob,
+            entropy=nats,
+            rank=place,
+            top_ids=tuple(top_ids),
+            top_probs=tuple(top_probs),
+        )
+        for token, kind, prob, nats, place, top_ids, top_probs in columns
     )

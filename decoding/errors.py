@@ -12,4 +12,12 @@ class PromptError(OptionError):
 
 
 class RollBackError(FluoroscopeError, RuntimeError):
-    """The model keeps a state that cannot be cut back to an earlier position."""
+    """The model keeps a state that cannot be cut back, or cannot read several continuations at once."""
+
+
+class DraftError(FluoroscopeError, ValueError):
+    """A draft that makes no sense. Inside an engine it costs speed, never text."""
+
+
+class LearnedError(FluoroscopeError, ValueError):
+    """What an engine learned does not fit: another engine, another vocabulary, a damaged file."""

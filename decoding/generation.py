@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..probes.errors import UnknownSiteError
+from .rowlog import RowLog
 from .stopping import StopReason
 from .trace import Trace
 
@@ -25,6 +27,12 @@ class Stats:
     """Tokens emitted."""
     seconds: float
     """Wall time."""
+    n_drafted: int = 0
+    """Drafted tokens that passed the target."""
+    n_accepted: int = 0
+    """Drafted tokens that became text."""
+    n_faults: int = 0
+    """How often a drafter failed and was passed over."""
 
     @property
     def tokens_per_forward(self) -> float:
@@ -44,6 +52,9 @@ class Stats:
             "tokens_per_forward": self.tokens_per_forward,
             "tokens_per_second": self.tokens_per_second,
             "seconds": self.seconds,
+            "n_drafted": self.n_drafted,
+            "n_accepted": self.n_accepted,
+            "n_faults": self.n_faults,
         }
 
 
@@ -62,12 +73,26 @@ class Generation:
     stats: Stats
     trace: Trace
     captured: Mapping[str, Tensor]
+    """By site, every row that passed the model, drafted and thrown away ones included."""
+    rows: RowLog
+    """What became of each of those rows."""
 
     def states(self, site: str) -> Float[Tensor, "tokens width"]:
         """States at a site, one row per token of prompt and text.
 
         Exactly the committed rows: what was drafted and thrown away is not among them. They equal
         those of a plain forward pass over the final text.
+
+        Raises:
+            UnknownSiteError: The site was not asked for.
+        """
+        n_tokens = len(self.prompt_ids) + len(self.token_ids)
+        return self.all_states(site)[torch.from_numpy(self.rows.is_text)][:n_tokens]
+
+    def all_states(self, site: str) -> Float[Tensor, "rows width"]:
+        """States at a site, one row per row that passed the model, in that order.
+
+        `rows` tells the position each stood at, and whether it became text.
 
         Raises:
             UnknownSiteError: The site was not asked for.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,36 +58,57 @@ class Sampler:
         options: How.
         device: Where the logits are.
         processors: More processors, run before temperature and truncation.
+
+    Attributes:
+        greedy: Whether the likeliest token is chosen.
+        looks_back: Whether scores depend on the text so far.
+        is_argmax: Whether the choice is the greatest of the model's own logits.
     """
 
     def __init__(
         self,
         options: SamplingOptions,
         device: torch.device,
-        processors: list[LogitsProcessor] | None = None,
+        processors: Sequence[LogitsProcessor] = (),
     ) -> None:
         self.options = options
-        self._processors = LogitsProcessorList(processors or [])
+        self._processors = LogitsProcessorList(processors)
         if options.repetition_penalty != 1.0:
             self._processors.append(RepetitionPenaltyLogitsProcessor(options.repetition_penalty))
-        if options.temperature > 0:
+        self.greedy = options.temperature == 0
+        self.looks_back = bool(self._processors)
+        self.is_argmax = self.greedy and not self._processors
+        if not self.greedy:
             self._processors.extend(_warpers(options))
         self._generator = torch.Generator(device).manual_seed(options.seed)
+        self._no_text = torch.zeros(1, 0, dtype=torch.int64, device=device)
 
     def scores(
-        self, context: Int64[Tensor, " positions"], logits: Float[Tensor, " d_vocab"]
+        self, context: Int64[Tensor, " positions"] | None, logits: Float[Tensor, " d_vocab"]
     ) -> Float[Tensor, " d_vocab"]:
-        """Logits after all processors; `context` is the text so far."""
+        """Logits after all processors.
+
+        Args:
+            context: The text so far; may be None unless `looks_back`.
+            logits: The target's.
+        """
         if not self._processors:
             return logits
-        return self._processors(context[None], logits[None].float())[0]  # type: ignore[arg-type]
+        seen = self._no_text if context is None else context[None]
+        return self._processors(seen, logits[None].float())[0]  # type: ignore[arg-type]
 
     def choose(self, scores: Float[Tensor, " d_vocab"]) -> int:
         """A token, drawn or the likeliest."""
-        if self.options.temperature == 0:
-            return int(scores.argmax())
-        probs = scores.float().softmax(-1)
+        return int(scores.argmax()) if self.greedy else self.draw(scores.float().softmax(-1))
+
+    def draw(self, probs: Float[Tensor, " d_vocab"]) -> int:
+        """A token drawn from `probs`, which need not sum to one."""
         return int(torch.multinomial(probs, 1, generator=self._generator))
+
+    def uniform(self) -> float:
+        """A fresh uniform number in [0, 1)."""
+        device = self._generator.device
+        return float(torch.rand((), generator=self._generator, device=device))
 
 
 def _warpers(options: SamplingOptions) -> list[LogitsProcessor]:

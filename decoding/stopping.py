@@ -56,6 +56,12 @@ class Stopper:
             return "context"
         return None
 
+    def room(self, n_emitted: int) -> int:
+        """How many more tokens may be emitted."""
+        left = self._rules.max_new_tokens - n_emitted
+        limit = self._model.max_positions
+        return left if limit is None else min(left, limit - self._n_prompt - n_emitted)
+
     def cut(self, text: str) -> str | None:
         """`text` up to the first stop string; None where there is none."""
         found = [at for at in (text.find(stop) for stop in self._rules.stop) if at >= 0]

@@ -1,22 +1,26 @@
 """The target: the model whose text is decoded, with the cache of one generation.
 
-Engines see a model through this file only: `prefill` the prompt, `extend` by tokens, `roll_back` to a
-length. The cache belongs to one generation and is never kept on the model.
+Engines see a model through this file only: `prefill` the prompt; `feed` one continuation or several
+that branch; `commit` the path that became text, which forgets the others; `roll_back` to a length. A
+draft model is a target too. The cache belongs to one generation and is never kept on the model.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ..probes import Model
-from .errors import PromptError, RollBackError
+from .errors import DraftError, PromptError, RollBackError
 from .layout import lay_out_for_decoding
+from .lineage import Lineage, attention_mask
+from .rowlog import RowLog
 
 
 class Target:
@@ -24,15 +28,34 @@ class Target:
 
     Args:
         model: An opened model. On a CPU its wide weights are laid out for decoding (see `layout`).
+        rolls_back: Whether tokens may have to be forgotten. Layers with a sliding window then keep
+            everything, since what fell out of the window may be needed again.
 
     Attributes:
+        ids: The text, as far as the cache holds it.
         n_forward: Forward passes run.
+        log: One entry per row that passed the model.
+
+    Raises:
+        RollBackError: `rolls_back`, but the model keeps a recurrent state.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, *, rolls_back: bool = False) -> None:
         self.model, self.n_forward = model, 0
+        self.ids: list[int] = []
+        self.log = RowLog()
+        self._pending = Lineage()
+        self._pending_ids: list[int] = []
         self._cache = DynamicCache(config=model.config)
-        self._length = 0
+        kinds = {type(layer) for layer in self._cache.layers}
+        if rolls_back:
+            if not kinds <= {DynamicLayer, DynamicSlidingWindowLayer}:
+                raise RollBackError(
+                    f"{model.name} ({model.config.model_type}) keeps a recurrent state that cannot be "
+                    "cut back to an earlier token. Use an engine that does not draft, such as 'plain'."
+                )
+            self._cache = DynamicCache()
+        self._rolls_back = rolls_back or kinds <= {DynamicLayer}
         accepted = inspect.signature(model.module.forward).parameters
         self._takes_positions = "position_ids" in accepted
         recurrent = "cache_params" in accepted
@@ -40,8 +63,13 @@ class Target:
         lay_out_for_decoding(model.module)
 
     def __len__(self) -> int:
-        """Tokens the cache holds."""
-        return self._length
+        """Tokens of the text that the cache holds."""
+        return len(self.ids)
+
+    @property
+    def n_pending(self) -> int:
+        """Tokens fed and not yet committed."""
+        return len(self._pending)
 
     @property
     def max_length(self) -> int | None:
@@ -51,10 +79,12 @@ class Target:
     @property
     def can_roll_back(self) -> bool:
         """Whether the state can be cut back: keys and values can, a recurrent state cannot."""
-        return all(type(layer) is DynamicLayer for layer in self._cache.layers)
+        return self._rolls_back
 
-    def prefill(self, ids: Int64[Tensor, " positions"]) -> Float[Tensor, " d_vocab"]:
-        """Read the prompt; logits of what comes after it.
+    def prefill(
+        self, ids: Int64[Tensor, " positions"], *, keep: int = 1
+    ) -> Float[Tensor, "kept d_vocab"]:
+        """Read the prompt; logits after each of its last `keep` tokens.
 
         Raises:
             PromptError: The prompt is empty or does not fit the context.
@@ -65,41 +95,133 @@ class Target:
                 f"A prompt must have from 1 to {limit} tokens, got {len(ids)}. An empty prompt can "
                 "begin with the beginning-of-sequence token (bos=True)."
             )
-        return self._forward(ids, keep=1)[-1]
+        logits = self._forward(ids.tolist(), depths=None, mask=None, keep=min(keep, len(ids)))
+        self.log.fed(range(len(ids)), "prompt")
+        self.ids = ids.tolist()
+        return logits
 
-    def extend(self, ids: Int64[Tensor, " n"]) -> Float[Tensor, "n d_vocab"]:
-        """Read more tokens; logits after each."""
-        return self._forward(ids, keep=len(ids))
+    def extend(self, tokens: Sequence[int]) -> Float[Tensor, "n d_vocab"]:
+        """Read more of the text; logits after each token."""
+        logits = self.feed(tokens, range(-1, len(tokens) - 1))
+        self.commit(range(len(tokens)))
+        return logits
+
+    def feed(self, tokens: Sequence[int], parents: Sequence[int]) -> Float[Tensor, "n d_vocab"]:
+        """Read tokens that may or may not become text; logits after each.
+
+        May be called again to grow what is pending.
+
+        Args:
+            tokens: Token ids.
+            parents: For each, the pending token it follows (numbered from 0 in the order they were
+                fed since the last commit), or -1 if it follows the text.
+
+        Raises:
+            DraftError: There is nothing to feed.
+            PromptError: A token would lie beyond the model's context.
+        """
+        if not tokens:
+            raise DraftError("feed needs at least one token.")
+        first = len(self._pending)
+        self._pending.grow(parents)
+        depths = self._pending.depths[first:]
+        deepest = len(self.ids) + max(depths)
+        if self.max_length is not None and deepest >= self.max_length:
+            raise PromptError(
+                f"Position {deepest} lies beyond the context of {self.max_length} tokens."
+            )
+        mask = None if self._pending.is_chain else self._mask(first)
+        logits = self._forward(tokens, depths=depths, mask=mask, keep=len(tokens))
+        self._pending_ids.extend(tokens)
+        self.log.fed([len(self.ids) + depth for depth in depths], "pending")
+        return logits
+
+    def commit(self, path: Sequence[int]) -> None:
+        """Make pending tokens part of the text and forget the other pending ones.
+
+        Args:
+            path: Their numbers, from one that follows the text downwards.
+
+        Raises:
+            RollBackError: Some would be forgotten, but the model's state cannot be cut back.
+        """
+        n_text, n_pending = len(self.ids), len(self._pending)
+        keep = list(path)
+        if len(keep) < n_pending and not self._rolls_back:
+            raise self._refusal(n_text)
+        if keep != list(range(len(keep))):
+            self._gather(n_text, keep)
+        if len(keep) < n_pending:
+            self._cache.crop(len(keep) - n_pending)
+        self.ids.extend(self._pending_ids[node] for node in keep)
+        self.log.committed(keep, n_pending)
+        self._pending, self._pending_ids = Lineage(), []
 
     def roll_back(self, length: int) -> None:
-        """Forget everything after the first `length` tokens.
+        """Forget the text after its first `length` tokens.
 
         Raises:
             RollBackError: The model's state cannot be cut back.
         """
-        if length == self._length:
+        if length == len(self.ids):
             return
-        if not self.can_roll_back:
-            raise RollBackError(
-                f"{self.model.name} keeps a recurrent or sliding state that cannot be cut back to "
-                f"{length} tokens. Use an engine that does not draft, such as 'plain'."
-            )
-        self._cache.crop(length - self._length)
-        self._length = length
+        if not self._rolls_back:
+            raise self._refusal(length)
+        self._cache.crop(length - len(self.ids))
+        del self.ids[length:]
 
-    def _forward(self, ids: Tensor, *, keep: int) -> Tensor:
-        device = self.model.device
-        stop = self._length + len(ids)
-        positions = {}
+    def _mask(self, first: int) -> Tensor | dict[str, Tensor]:
+        """One mask, or one per kind of attention layer where a model has several."""
+        config = self.model.config.get_text_config()
+        window = getattr(config, "sliding_window", None)
+        kinds = set(getattr(config, "layer_types", None) or ())
+        shape = {"dtype": self.model.dtype, "device": self.model.device}
+
+        def mask(width: int | None) -> Tensor:
+            return attention_mask(self._pending, first, len(self.ids), window=width, **shape)
+
+        if len(kinds) > 1:
+            return {kind: mask(window if kind == "sliding_attention" else None) for kind in kinds}
+        return mask(None if kinds == {"full_attention"} else window)
+
+    def _gather(self, n_text: int, keep: list[int]) -> None:
+        """Move the kept pending tokens to the end of the text."""
+        source = torch.tensor(keep, device=self.model.device) + n_text
+        stop = n_text + len(keep)
+        for layer in self._cache.layers:
+            assert isinstance(layer, DynamicLayer)
+            for states in (layer.keys, layer.values):
+                assert states is not None
+                states[..., n_text:stop, :] = states.index_select(-2, source.to(states.device))
+
+    def _refusal(self, length: int) -> RollBackError:
+        return RollBackError(
+            f"{self.model.name} keeps a recurrent or sliding state that cannot be cut back to "
+            f"{length} tokens. Use an engine that does not draft, such as 'plain'."
+        )
+
+    def _forward(
+        self,
+        tokens: Sequence[int],
+        *,
+        depths: Sequence[int] | None,
+        mask: Tensor | dict[str, Tensor] | None,
+        keep: int,
+    ) -> Tensor:
+        device, start = self.model.device, len(self.ids)
+        arguments: dict[str, object] = {self._cache_argument: self._cache}
+        if mask is not None:
+            arguments["attention_mask"] = mask
         if self._takes_positions:
-            positions["position_ids"] = torch.arange(self._length, stop, device=device)[None]
+            positions = range(len(tokens)) if depths is None else depths
+            arguments["position_ids"] = torch.tensor(
+                [[start + d for d in positions]], device=device
+            )
         output = self.model(
-            ids[None].to(device),
+            torch.tensor([list(tokens)], device=device),
             use_cache=True,
             logits_to_keep=keep,
-            **{self._cache_argument: self._cache},
-            **positions,
+            **arguments,
         )
         self.n_forward += 1
-        self._length += len(ids)
         return output.logits[0]

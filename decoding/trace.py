@@ -71,6 +71,8 @@ class Step:
 
     emitted: tuple[Emitted, ...]
     nodes: tuple[Node, ...] = ()
+    source: str = ""
+    """Which drafter, or which part of one, drafted."""
     seconds: float
     """Wall time of the whole step."""
     seconds_draft: float = 0.0
@@ -160,6 +162,7 @@ def _save_steps(group: h5py.Group, traces: Sequence[Trace]) -> None:
     }
     for name, values in columns.items():
         group[name] = np.array(values, dtype=np.int32)
+    group["source"] = text_array(step.source for _, step in rows)
     for name in ("seconds", "seconds_draft", "seconds_verify"):
         group[name] = np.array([getattr(step, name) for _, step in rows], dtype=np.float64)
         group[name].attrs["unit"] = "s"

@@ -32,8 +32,8 @@ _watched: dict[nn.Module, list[PatternPort]] = {}
 class PatternPort(Port):
     """Attention probabilities of one attention module, (batch, heads, query, key).
 
-    Values are float32 where recomputed. Edited probabilities replace the attention output by
-    `pattern @ values`, so from there on the numbers follow the eager formula.
+    Values are float32 where recomputed (float64 in a float64 model). Edited probabilities replace
+    the attention output by `pattern @ values`: from there on the numbers follow the eager formula.
     """
 
     def __init__(self, attention: nn.Module) -> None:
@@ -101,7 +101,7 @@ def attention_probabilities(
     scale: float | None,
     causal: bool,
 ) -> Float[Tensor, "batch heads query key"]:
-    """softmax(query @ key * scale + mask) in float32, as scaled dot-product attention defines it.
+    """softmax(query @ key * scale + mask) in at least float32: scaled dot-product attention's own.
 
     Args:
         query: Queries.
@@ -112,7 +112,8 @@ def attention_probabilities(
     """
     key = repeat(key, "b h k d -> b (h g) k d", g=query.shape[1] // key.shape[1])
     factor = query.shape[-1] ** -0.5 if scale is None else scale
-    scores = torch.einsum("bhqd,bhkd->bhqk", query.float(), key.float()) * factor
+    exact = torch.promote_types(query.dtype, torch.float32)
+    scores = torch.einsum("bhqd,bhkd->bhqk", query.to(exact), key.to(exact)) * factor
     n_query, n_key = scores.shape[-2:]
     if mask is not None:
         mask = mask[..., :n_key]

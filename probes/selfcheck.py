@@ -22,7 +22,8 @@ from .sites import Site, SiteMap
 
 N_TOKENS = 6
 """Length of the probing text; what is checked does not depend on it."""
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+# Eager attention takes its softmax in float32 whatever the model's own precision.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest error of an identity, relative to the largest value on either side: rounding of a sum in
 another order, and of an attention the model runs in another batch shape."""
 

@@ -1,0 +1,78 @@
+"""What the target believes comes after the text and after every node of a draft tree.
+
+One forward pass over root and tree gives a row of logits for each. Processors, temperature and
+truncation are applied only where somebody looks, along that node's own path, as they would be in
+plain decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .sampling import Sampler
+from .tree import ROOT, DraftTree
+
+
+class Beliefs:
+    """The target's next-token distributions along one draft tree.
+
+    Args:
+        logits: One row for the root, then one per node of the tree.
+        tree: The draft.
+        text: Token ids up to and including the root.
+        sampler: How tokens are chosen.
+    """
+
+    def __init__(
+        self,
+        logits: Float[Tensor, "rows d_vocab"],
+        tree: DraftTree,
+        text: Sequence[int],
+        sampler: Sampler,
+    ) -> None:
+        self.logits, self.tree, self.sampler = logits, tree, sampler
+        self._text = text
+        self._likeliest: list[int] | None = None
+
+    @property
+    def d_vocab(self) -> int:
+        """Width of a row."""
+        return self.logits.shape[-1]
+
+    def scores(self, node: int) -> Float[Tensor, " d_vocab"]:
+        """Logits after `node` (or `ROOT`) and after all processors."""
+        if not self.sampler.looks_back:
+            return self.sampler.scores(None, self.logits[node + 1])
+        path = [self.tree.tokens[step] for step in self.tree.path(node)]
+        context = torch.tensor([*self._text, *path], device=self.logits.device)
+        return self.sampler.scores(context, self.logits[node + 1])
+
+    def probs(self, node: int) -> Float[Tensor, " d_vocab"]:
+        """Probabilities after `node`, after all processors; the likeliest token's is 1 if greedy."""
+        scores = self.scores(node)
+        if not self.sampler.greedy:
+            return scores.float().softmax(-1)
+        return torch.zeros_like(scores, dtype=torch.float32).index_fill_(0, scores.argmax(), 1.0)
+
+    def choice(self, node: int) -> int:
+        """The token plain decoding would put after `node`: the likeliest, or one drawn now."""
+        if not self.sampler.is_argmax:
+            return self.sampler.choose(self.scores(node))
+        if self._likeliest is None:
+            self._likeliest = self.logits.argmax(-1).tolist()
+        return self._likeliest[node + 1]
+
+    def draw(self, probs: Float[Tensor, " d_vocab"]) -> int:
+        """A token drawn from `probs` (need not sum to one)."""
+        return self.sampler.draw(probs)
+
+    def chance(self) -> float:
+        """A fresh uniform number in [0, 1)."""
+        return self.sampler.uniform()
+
+
+__all__ = ["ROOT", "Beliefs"]

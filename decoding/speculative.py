@@ -1,0 +1,271 @@
+"""The speculative loop: draft, verify in one pass, accept, commit.
+
+Engines that draft differ in their drafter only. The text is the target's own: token-identical to
+plain decoding when greedy, of the same distribution when sampled. Plain decoding is the same loop
+with nothing drafted.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+from transformers import LogitsProcessor
+
+from ..probes.errors import OptionError
+from .acceptance import RULES, AcceptanceRule, default_rule
+from .beliefs import Beliefs
+from .cost import cost_curve
+from .drafter import Drafter, Observation
+from .engine import Engine, State, describe
+from .errors import DraftError, RollBackError
+from .sampling import Sampler, SamplingOptions
+from .target import Target
+from .thrift import Thrift
+from .trace import Node, Step
+from .tree import ROOT, DraftTree
+from .treecheck import branching_fault
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeculativeOptions(SamplingOptions):
+    """What all drafting engines can be told."""
+
+    max_draft: int = 32
+    """At most this many drafted tokens per step."""
+    thrifty: bool = True
+    """Whether drafts of chosen tokens are cut to what pays on this machine, by the target's measured
+    cost and the acceptance so far."""
+    rule: str | None = None
+    """Acceptance rule by name; None for the one that accepts most among those that are exact."""
+    keep: bool = True
+    """Whether what was learned from one prompt serves the engine's next ones."""
+
+    def __post_init__(self) -> None:
+        SamplingOptions.__post_init__(self)
+        if self.max_draft < 1:
+            raise OptionError(f"max_draft must be at least 1, got {self.max_draft}.")
+        if self.rule is not None and self.rule not in RULES:
+            raise OptionError(f"rule must be one of {', '.join(RULES)}, got {self.rule!r}.")
+
+
+class SpeculativeState(State):
+    """One generation under way.
+
+    Args:
+        target: Holds the prompt.
+        logits: Its logits after the prompt.
+        drafter: Has begun with the prompt.
+        rule: How drafts are accepted.
+        sampler: How tokens are chosen.
+        max_draft: At most this many drafted tokens per step.
+        thrift: Cuts drafts to what pays; None to verify all of them.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        logits: Float[Tensor, "1 d_vocab"],
+        drafter: Drafter,
+        *,
+        rule: AcceptanceRule,
+        sampler: Sampler,
+        max_draft: int,
+        thrift: Thrift | None,
+    ) -> None:
+        self.target = target
+        self._drafter, self._rule, self._sampler = drafter, rule, sampler
+        self._max_draft, self._thrift = max_draft, thrift
+        self._text = list(target.ids)
+        self._first: Tensor | None = logits
+        self.n_faults = 0
+
+    def step(self, room: int) -> Step:
+        """Emit at least one token."""
+        started = time.perf_counter()
+        if self._first is not None:
+            return self._from_prompt(self._first, started)
+        budget = min(self._max_draft, room - 1)
+        whole = self._propose(budget) if budget > 0 else DraftTree()
+        tree = whole if self._thrift is None else self._thrift.trim(whole)
+        drafted = time.perf_counter()
+        logits = self.target.feed(
+            [self._text[-1], *tree.tokens], [-1, *(parent + 1 for parent in tree.parents)]
+        )
+        verified = time.perf_counter()
+        beliefs = Beliefs(logits, tree, self._text, self._sampler)
+        path, token = self._rule.verify(tree, beliefs)
+        self.target.commit([0, *(node + 1 for node in path)])
+        emitted = [*(tree.tokens[node] for node in path), token]
+        self._learn(Observation(self._text, tree, path, emitted, beliefs), whole)
+        self._text.extend(emitted)
+        return _record(tree, path, token, logits, (started, drafted, verified))
+
+    def end(self) -> None:
+        """Let the drafter know."""
+        self._guarded(self._drafter.end)
+
+    def _from_prompt(self, logits: Tensor, started: float) -> Step:
+        """The first token comes from the prompt's own pass."""
+        self._first = None
+        beliefs = Beliefs(logits, DraftTree(), self._text, self._sampler)
+        token = beliefs.choice(ROOT)
+        self._text.append(token)
+        return _record(DraftTree(), [], token, logits, (started, started, started))
+
+    def _propose(self, budget: int) -> DraftTree:
+        tree = DraftTree()
+
+        def propose() -> None:
+            nonlocal tree
+            made = self._drafter.propose(self._text, budget)
+            made.check(self.target.model.d_vocab)
+            if len(made) and (made.law != self._drafter.law or max(made.depths) > budget):
+                raise DraftError(f"The draft breaks its drafter's word: {made.law}, {made.depths}.")
+            tree = made
+
+        self._guarded(propose)
+        return tree
+
+    def _learn(self, seen: Observation, whole: DraftTree) -> None:
+        if self._thrift is not None:
+            self._thrift.observe(whole, seen.emitted)
+        self._guarded(lambda: self._drafter.observe(seen))
+
+    def _guarded(self, act: Callable[[], None]) -> None:
+        """Run a drafter's part; what it raises costs speed, never text."""
+        try:
+            act()
+        except Exception as error:  # a drafter may be anybody's
+            self.n_faults += 1
+            if self.n_faults == 1:
+                name = type(self._drafter).__name__
+                logger.warning("%s failed and is passed over: %s", name, error, exc_info=error)
+
+
+class Speculative(Engine):
+    """An engine that drafts. A subclass says with what.
+
+    Raises:
+        OptionError: The rule asked for is not exact for these drafts.
+    """
+
+    Options: ClassVar[type[Any]] = SpeculativeOptions
+    _learned: Drafter | None = None
+
+    @abstractmethod
+    def make_drafter(self) -> Drafter:
+        """A drafter that knows nothing yet."""
+
+    @property
+    def drafter(self) -> Drafter:
+        """The drafter that serves this engine's prompts, with what it learned."""
+        if self._learned is None:
+            self._learned = self.make_drafter()
+        return self._learned
+
+    def prepare(self) -> None:
+        """Check that the model can read these drafts, and measure what its passes cost.
+
+        Raises:
+            RollBackError: The model cannot forget, or cannot read a branching draft.
+        """
+        if self.drafter.branches and (fault := branching_fault(self.model)):
+            raise RollBackError(f"{self.about.name!r} drafts trees, but {fault}")
+        if self.options.thrifty:
+            cost_curve(self.model)
+
+    def begin(
+        self,
+        prompt_ids: Int64[Tensor, " positions"],
+        *,
+        processors: Sequence[LogitsProcessor] = (),
+    ) -> SpeculativeState:
+        """Read the prompt.
+
+        Raises:
+            RollBackError: The model's state cannot be cut back.
+        """
+        options = self.options
+        if not options.keep:
+            self.drafter.forget()
+        drafter = self.drafter
+        target = Target(self.model, rolls_back=True)
+        prompt = prompt_ids.to(self.model.device)
+        logits = target.prefill(prompt, keep=max(1, drafter.prompt_rows))
+        drafter.begin(target.ids, logits)
+        return SpeculativeState(
+            target,
+            logits[-1:],
+            drafter,
+            rule=self._rule(drafter),
+            sampler=Sampler(options, self.model.device, processors),
+            max_draft=options.max_draft,
+            thrift=Thrift(cost_curve(self.model).seconds) if options.thrifty else None,
+        )
+
+    def _rule(self, drafter: Drafter) -> AcceptanceRule:
+        greedy = self.options.temperature == 0
+        if self.options.rule is None:
+            return default_rule(drafter.law, greedy=greedy)
+        rule = RULES[self.options.rule]
+        if drafter.law not in rule.laws:
+            fitting = ", ".join(name for name, r in RULES.items() if drafter.law in r.laws)
+            raise OptionError(
+                f"The rule {rule.name!r} is not exact for drafts of {self.about.name!r} "
+                f"({drafter.law}); use one of: {fitting}."
+            )
+        return rule
+
+
+def _record(
+    tree: DraftTree,
+    path: Sequence[int],
+    token: int,
+    logits: Float[Tensor, "rows d_vocab"],
+    times: tuple[float, float, float],
+) -> Step:
+    """The step's row in the trace; probabilities are the target's own, before any processor."""
+    log_probs = logits.float().log_softmax(-1)
+    at = [ROOT, *path]
+    accepted = [tree.tokens[node] for node in path]
+    stopped = at[-1] in tree.children
+    last = "correction" if stopped else "bonus" if path else "plain"
+    emitted = describe(
+        log_probs[[node + 1 for node in at]],
+        [*accepted, token],
+        kinds=[*["accepted"] * len(path), last],
+    )
+    nodes: tuple[Node, ...] = ()
+    if len(tree):
+        parents = [parent + 1 for parent in tree.parents]
+        probs = log_probs[parents, list(tree.tokens)].exp().tolist()
+        on_path = set(path)
+        nodes = tuple(
+            Node(
+                token=tree.tokens[n],
+                parent=tree.parents[n],
+                depth=tree.depths[n],
+                draft_prob=tree.confidence[n],
+                target_prob=probs[n],
+                accepted=n in on_path,
+            )
+            for n in range(len(tree))
+        )
+    started, drafted, verified = times
+    return Step(
+        emitted=emitted,
+        nodes=nodes,
+        source=tree.source,
+        seconds=time.perf_counter() - started,
+        seconds_draft=drafted - started,
+        seconds_verify=verified - drafted,
+    )

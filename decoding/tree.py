@@ -1,0 +1,203 @@
+"""Draft trees: what a drafter proposes to the target in one step.
+
+A chain is a tree of width one. The root is not part of the tree: it is the newest token of the text,
+already decided, whose forward pass has not run yet. Nodes are numbered parents before children, and
+the parent of a node that hangs off the root is `ROOT`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .errors import DraftError
+
+ROOT = -1
+
+Law = Literal["point", "iid", "without_replacement"]
+"""How siblings came about: chosen deterministically; drawn independently from one distribution; drawn
+from it one after the other, never the same token twice. The acceptance rule must know."""
+
+
+@dataclass(frozen=True)
+class SparseProbs:
+    """A distribution over the vocabulary that is zero but for a few tokens."""
+
+    ids: tuple[int, ...]
+    probs: tuple[float, ...]
+
+    def dense(self, like: Float[Tensor, " d_vocab"]) -> Float[Tensor, " d_vocab"]:
+        """The same distribution as a row like `like`."""
+        row = torch.zeros_like(like)
+        row[list(self.ids)] = torch.tensor(self.probs, dtype=like.dtype, device=like.device)
+        return row
+
+
+Proposal = Float[Tensor, " d_vocab"] | SparseProbs
+"""The distribution that the children of one node were drawn from."""
+
+
+@dataclass(frozen=True)
+class DraftTree:
+    """Drafted tokens and how they hang together.
+
+    Raises:
+        DraftError: Lengths differ, or a node stands before its parent.
+    """
+
+    tokens: tuple[int, ...] = ()
+    parents: tuple[int, ...] = ()
+    """Parent of each node, `ROOT` for those right after the text."""
+    confidence: tuple[float, ...] = ()
+    """The drafter's own estimate that a node is accepted once its parent is. Drawn nodes: the
+    probability they were drawn with. The verifier never reads it."""
+    law: Law = "point"
+    proposals: Mapping[int, Proposal] = field(default_factory=dict)
+    """By parent, what its children were drawn from; empty where tokens were chosen, not drawn."""
+    source: str = ""
+    """Which drafter, or which part of one, made the tree."""
+
+    def __post_init__(self) -> None:
+        if not len(self.tokens) == len(self.parents) == len(self.confidence):
+            raise DraftError(
+                f"A draft needs one parent and one confidence per token, got {len(self.tokens)} "
+                f"tokens, {len(self.parents)} parents and {len(self.confidence)} confidences."
+            )
+        for node, parent in enumerate(self.parents):
+            if not ROOT <= parent < node:
+                raise DraftError(
+                    f"Node {node} has parent {parent}; parents stand before their children and those "
+                    f"of the first level have parent {ROOT}."
+                )
+
+    @classmethod
+    def chain(
+        cls,
+        tokens: Sequence[int],
+        confidence: float | Sequence[float] = 1.0,
+        *,
+        source: str = "",
+    ) -> DraftTree:
+        """A tree of width one of chosen tokens."""
+        given = (
+            [confidence] * len(tokens) if isinstance(confidence, int | float) else list(confidence)
+        )
+        return cls(tuple(tokens), tuple(range(-1, len(tokens) - 1)), tuple(given), source=source)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @cached_property
+    def depths(self) -> tuple[int, ...]:
+        """Depth of each node; 1 right after the root."""
+        found: list[int] = []
+        for parent in self.parents:
+            found.append(1 if parent == ROOT else found[parent] + 1)
+        return tuple(found)
+
+    @cached_property
+    def children(self) -> dict[int, list[int]]:
+        """Children of each node that has any, in the order they were drawn."""
+        found: dict[int, list[int]] = {}
+        for node, parent in enumerate(self.parents):
+            found.setdefault(parent, []).append(node)
+        return found
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether no node has a sibling."""
+        return all(parent == node - 1 for node, parent in enumerate(self.parents))
+
+    def path(self, node: int) -> list[int]:
+        """Nodes from the first level down to `node`; empty for the root."""
+        found = []
+        while node != ROOT:
+            found.append(node)
+            node = self.parents[node]
+        return found[::-1]
+
+    def reach(self) -> list[float]:
+        """Estimated probability that each node is accepted with all its ancestors."""
+        found: list[float] = []
+        for parent, own in zip(self.parents, self.confidence, strict=True):
+            found.append(own if parent == ROOT else found[parent] * own)
+        return found
+
+    def keep(self, nodes: Iterable[int]) -> DraftTree:
+        """The tree of some of its nodes, which must hold every ancestor of each.
+
+        Lossless for chosen tokens only: leaving out drawn ones after looking at them would change the
+        law they were drawn by.
+
+        Raises:
+            DraftError: The tokens were drawn, or an ancestor is missing.
+        """
+        if self.law != "point":
+            raise DraftError("Only trees of chosen tokens can be cut after they were made.")
+        kept = sorted(nodes)
+        number = {ROOT: ROOT} | {old: new for new, old in enumerate(kept)}
+        try:
+            parents = tuple(number[self.parents[node]] for node in kept)
+        except KeyError as error:
+            raise DraftError(f"Node {error.args[0]} is missing; its descendant is kept.") from None
+        return DraftTree(
+            tuple(self.tokens[node] for node in kept),
+            parents,
+            tuple(self.confidence[node] for node in kept),
+            source=self.source,
+        )
+
+    def check(self, d_vocab: int) -> None:
+        """Check a tree before it is fed.
+
+        Raises:
+            DraftError: A token is outside the vocabulary, chosen siblings are equal, or drawn tokens
+                come without the distribution they were drawn from.
+        """
+        if any(not 0 <= token < d_vocab for token in self.tokens):
+            raise DraftError(f"Drafted token ids must be from 0 to {d_vocab - 1}.")
+        if self.law != "point":
+            missing = self.children.keys() - self.proposals.keys()
+            if missing:
+                raise DraftError(f"Nodes {sorted(missing)} have drawn children but no proposal.")
+        elif len(set(zip(self.parents, self.tokens, strict=True))) < len(self):
+            raise DraftError("Chosen siblings must differ; TreeBuilder merges equal ones.")
+
+
+class TreeBuilder:
+    """Grows a tree of chosen tokens; equal siblings become one node."""
+
+    def __init__(self, source: str = "") -> None:
+        self._source = source
+        self._tokens: list[int] = []
+        self._parents: list[int] = []
+        self._confidence: list[float] = []
+        self._nodes: dict[tuple[int, int], int] = {}
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def add(self, parent: int, token: int, confidence: float = 1.0) -> int:
+        """The node of `token` below `parent`, new or known; the greater confidence counts."""
+        known = self._nodes.get((parent, token))
+        if known is not None:
+            self._confidence[known] = max(self._confidence[known], confidence)
+            return known
+        node = len(self._tokens)
+        self._nodes[parent, token] = node
+        self._tokens.append(token)
+        self._parents.append(parent)
+        self._confidence.append(confidence)
+        return node
+
+    def build(self) -> DraftTree:
+        """The tree so far."""
+        return DraftTree(
+            tuple(self._tokens), tuple(self._parents), tuple(self._confidence), source=self._source
+        )
