@@ -14,6 +14,7 @@ from .beliefs import Beliefs
 from .cost import CostCurve, cost_curve
 from .drafter import Drafter, Observation
 from .drafters.prompt_lookup import PromptLookup
+from .drafters.token_recycling import TokenRecycling
 from .engine import About, Engine, State
 from .errors import DraftError, LearnedError, PromptError, RollBackError, UnknownEngineError
 from .generation import Generation, Stats
@@ -66,6 +67,7 @@ __all__ = [
     "Stopping",
     "Target",
     "Thrift",
+    "TokenRecycling",
     "Trace",
     "TreeBuilder",
     "UnknownEngineError",

@@ -8,13 +8,14 @@ plain decoding.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from .sampling import Sampler
-from .tree import ROOT, DraftTree
+from .tree import DraftTree
 
 
 class Beliefs:
@@ -37,6 +38,11 @@ class Beliefs:
         self.logits, self.tree, self.sampler = logits, tree, sampler
         self._text = text
         self._likeliest: list[int] | None = None
+
+    @cached_property
+    def log_probs(self) -> Float[Tensor, "rows d_vocab"]:
+        """The target's own log-probabilities, before any processor."""
+        return self.logits.float().log_softmax(-1)
 
     @property
     def d_vocab(self) -> int:
@@ -73,6 +79,3 @@ class Beliefs:
     def chance(self) -> float:
         """A fresh uniform number in [0, 1)."""
         return self.sampler.uniform()
-
-
-__all__ = ["ROOT", "Beliefs"]

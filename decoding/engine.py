@@ -269,7 +269,6 @@ def describe(
         kinds: How they came about, each one of `trace.KINDS`.
     """
     probs = log_probs.exp()
-    entropy = -(probs * log_probs.clamp(min=-1e4)).sum(-1)
     top = probs.topk(min(N_CANDIDATES, probs.shape[-1]))
     own = log_probs[range(len(tokens)), list(tokens)]
     rank = (log_probs > own[:, None]).sum(-1)
@@ -277,7 +276,7 @@ def describe(
         tokens,
         kinds,
         own.exp().tolist(),
-        entropy.tolist(),
+        entropy(log_probs).tolist(),
         rank.tolist(),
         top.indices.tolist(),
         top.values.tolist(),
@@ -295,3 +294,8 @@ def describe(
         )
         for token, kind, prob, nats, place, top_ids, top_probs in columns
     )
+
+
+def entropy(log_probs: Float[Tensor, "n d_vocab"]) -> Float[Tensor, " n"]:
+    """Entropy of each row, nats; tokens of probability zero add nothing."""
+    return torch.special.entr(log_probs.exp()).sum(-1)

@@ -23,7 +23,7 @@ from .acceptance import RULES, AcceptanceRule, default_rule
 from .beliefs import Beliefs
 from .cost import cost_curve
 from .drafter import Drafter, Observation
-from .engine import Engine, State, describe
+from .engine import Engine, State, describe, entropy
 from .errors import DraftError, RollBackError
 from .sampling import Sampler, SamplingOptions
 from .target import Target
@@ -107,7 +107,7 @@ class SpeculativeState(State):
         emitted = [*(tree.tokens[node] for node in path), token]
         self._learn(Observation(self._text, tree, path, emitted, beliefs), whole)
         self._text.extend(emitted)
-        return _record(tree, path, token, logits, (started, drafted, verified))
+        return _record(beliefs, path, token, (started, drafted, verified))
 
     def end(self) -> None:
         """Let the drafter know."""
@@ -119,7 +119,7 @@ class SpeculativeState(State):
         beliefs = Beliefs(logits, DraftTree(), self._text, self._sampler)
         token = beliefs.choice(ROOT)
         self._text.append(token)
-        return _record(DraftTree(), [], token, logits, (started, started, started))
+        return _record(beliefs, [], token, (started, started, started))
 
     def _propose(self, budget: int) -> DraftTree:
         tree = DraftTree()
@@ -227,45 +227,41 @@ class Speculative(Engine):
 
 
 def _record(
-    tree: DraftTree,
-    path: Sequence[int],
-    token: int,
-    logits: Float[Tensor, "rows d_vocab"],
-    times: tuple[float, float, float],
+    beliefs: Beliefs, path: Sequence[int], token: int, times: tuple[float, float, float]
 ) -> Step:
     """The step's row in the trace; probabilities are the target's own, before any processor."""
-    log_probs = logits.float().log_softmax(-1)
+    tree = beliefs.tree
     at = [ROOT, *path]
-    accepted = [tree.tokens[node] for node in path]
-    stopped = at[-1] in tree.children
-    last = "correction" if stopped else "bonus" if path else "plain"
+    last = "correction" if at[-1] in tree.children else "bonus" if path else "plain"
     emitted = describe(
-        log_probs[[node + 1 for node in at]],
-        [*accepted, token],
+        beliefs.log_probs[[node + 1 for node in at]],
+        [*(tree.tokens[node] for node in path), token],
         kinds=[*["accepted"] * len(path), last],
     )
-    nodes: tuple[Node, ...] = ()
-    if len(tree):
-        parents = [parent + 1 for parent in tree.parents]
-        probs = log_probs[parents, list(tree.tokens)].exp().tolist()
-        on_path = set(path)
-        nodes = tuple(
-            Node(
-                token=tree.tokens[n],
-                parent=tree.parents[n],
-                depth=tree.depths[n],
-                draft_prob=tree.confidence[n],
-                target_prob=probs[n],
-                accepted=n in on_path,
-            )
-            for n in range(len(tree))
-        )
     started, drafted, verified = times
     return Step(
         emitted=emitted,
-        nodes=nodes,
-        source=tree.source,
+        nodes=_nodes(beliefs, set(path)) if len(tree) else (),
         seconds=time.perf_counter() - started,
         seconds_draft=drafted - started,
         seconds_verify=verified - drafted,
+    )
+
+
+def _nodes(beliefs: Beliefs, accepted: set[int]) -> tuple[Node, ...]:
+    tree, log_probs = beliefs.tree, beliefs.log_probs
+    probs = log_probs[[parent + 1 for parent in tree.parents], list(tree.tokens)].exp().tolist()
+    entropies = entropy(log_probs[1:]).tolist()
+    return tuple(
+        Node(
+            token=tree.tokens[n],
+            parent=tree.parents[n],
+            depth=tree.depths[n],
+            draft_prob=tree.confidence[n],
+            target_prob=probs[n],
+            entropy=entropies[n],
+            accepted=n in accepted,
+            source=tree.source(n),
+        )
+        for n in range(len(tree))
     )

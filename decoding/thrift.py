@@ -74,7 +74,9 @@ class Thrift:
             following = None
             for child in tree.children.get(node, []):
                 accepted = tree.tokens[child] == token
-                self._calibration.observe(tree.source, tree.confidence[child], accepted=accepted)
+                self._calibration.observe(
+                    tree.source(child), tree.confidence[child], accepted=accepted
+                )
                 following = child if accepted else following
             if following is None:
                 return
@@ -82,11 +84,12 @@ class Thrift:
 
     def _reach(self, tree: DraftTree) -> list[float]:
         found: list[float] = []
-        for parent, confidence in zip(tree.parents, tree.confidence, strict=True):
-            own = self._calibration.probability(tree.source, confidence)
+        for node, parent in enumerate(tree.parents):
+            own = self._calibration.probability(tree.source(node), tree.confidence[node])
             found.append(own if parent == ROOT else found[parent] * own)
         return found
 
 
 def _bin(source: str, confidence: float) -> tuple[str, int]:
-    return source, min(int(confidence * N_BINS), N_BINS - 1)
+    """Bins are finer where confidence is small: wide trees live there."""
+    return source, min(int(confidence**0.5 * N_BINS), N_BINS - 1)

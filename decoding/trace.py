@@ -60,9 +60,16 @@ class Node:
     parent: int
     """Index among the step's nodes; -1 for the root."""
     depth: int
+    """1 right after the text."""
     draft_prob: float
+    """The drafter's confidence in it once its parent is accepted."""
     target_prob: float
+    """Probability under the target's own distribution after its parent, before any processor."""
+    entropy: float
+    """Entropy of the target's distribution after this node, nats."""
     accepted: bool
+    source: str = ""
+    """Which drafter, or which part of one, made it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +78,6 @@ class Step:
 
     emitted: tuple[Emitted, ...]
     nodes: tuple[Node, ...] = ()
-    source: str = ""
-    """Which drafter, or which part of one, drafted."""
     seconds: float
     """Wall time of the whole step."""
     seconds_draft: float = 0.0
@@ -162,7 +167,6 @@ def _save_steps(group: h5py.Group, traces: Sequence[Trace]) -> None:
     }
     for name, values in columns.items():
         group[name] = np.array(values, dtype=np.int32)
-    group["source"] = text_array(step.source for _, step in rows)
     for name in ("seconds", "seconds_draft", "seconds_verify"):
         group[name] = np.array([getattr(step, name) for _, step in rows], dtype=np.float64)
         group[name].attrs["unit"] = "s"
@@ -178,7 +182,12 @@ def _save_nodes(group: h5py.Group, traces: Sequence[Trace]) -> None:
         "depth": np.int32,
         "draft_prob": np.float32,
         "target_prob": np.float32,
+        "entropy": np.float32,
         "accepted": np.bool_,
     }
     for name, kind in kinds.items():
         group[name] = np.array([getattr(node, name) for _, node in rows], dtype=kind)
+    sources = sorted({node.source for _, node in rows})
+    group.attrs["sources"] = json.dumps(sources)
+    group["source"] = np.array([sources.index(node.source) for _, node in rows], dtype=np.uint8)
+    group["entropy"].attrs["unit"] = "nats"

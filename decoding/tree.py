@@ -60,8 +60,8 @@ class DraftTree:
     law: Law = "point"
     proposals: Mapping[int, Proposal] = field(default_factory=dict)
     """By parent, what its children were drawn from; empty where tokens were chosen, not drawn."""
-    source: str = ""
-    """Which drafter, or which part of one, made the tree."""
+    sources: tuple[str, ...] = ()
+    """Which drafter, or which part of one, made each node; empty if nobody says."""
 
     def __post_init__(self) -> None:
         if not len(self.tokens) == len(self.parents) == len(self.confidence):
@@ -69,6 +69,8 @@ class DraftTree:
                 f"A draft needs one parent and one confidence per token, got {len(self.tokens)} "
                 f"tokens, {len(self.parents)} parents and {len(self.confidence)} confidences."
             )
+        if self.sources and len(self.sources) != len(self.tokens):
+            raise DraftError(f"{len(self.tokens)} tokens have {len(self.sources)} sources.")
         for node, parent in enumerate(self.parents):
             if not ROOT <= parent < node:
                 raise DraftError(
@@ -88,10 +90,19 @@ class DraftTree:
         given = (
             [confidence] * len(tokens) if isinstance(confidence, int | float) else list(confidence)
         )
-        return cls(tuple(tokens), tuple(range(-1, len(tokens) - 1)), tuple(given), source=source)
+        return cls(
+            tuple(tokens),
+            tuple(range(-1, len(tokens) - 1)),
+            tuple(given),
+            sources=(source,) * len(tokens),
+        )
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def source(self, node: int) -> str:
+        """Which drafter made a node; empty if nobody says."""
+        return self.sources[node] if self.sources else ""
 
     @cached_property
     def depths(self) -> tuple[int, ...]:
@@ -150,7 +161,7 @@ class DraftTree:
             tuple(self.tokens[node] for node in kept),
             parents,
             tuple(self.confidence[node] for node in kept),
-            source=self.source,
+            sources=tuple(self.sources[node] for node in kept) if self.sources else (),
         )
 
     def check(self, d_vocab: int) -> None:
@@ -173,31 +184,42 @@ class DraftTree:
 class TreeBuilder:
     """Grows a tree of chosen tokens; equal siblings become one node."""
 
-    def __init__(self, source: str = "") -> None:
-        self._source = source
+    def __init__(self) -> None:
         self._tokens: list[int] = []
         self._parents: list[int] = []
         self._confidence: list[float] = []
+        self._sources: list[str] = []
         self._nodes: dict[tuple[int, int], int] = {}
 
     def __len__(self) -> int:
         return len(self._tokens)
 
-    def add(self, parent: int, token: int, confidence: float = 1.0) -> int:
-        """The node of `token` below `parent`, new or known; the greater confidence counts."""
+    def add(self, parent: int, token: int, confidence: float = 1.0, source: str = "") -> int:
+        """The node of `token` below `parent`, new or known; whoever is surer of it counts."""
         known = self._nodes.get((parent, token))
         if known is not None:
-            self._confidence[known] = max(self._confidence[known], confidence)
+            if confidence > self._confidence[known]:
+                self._confidence[known], self._sources[known] = confidence, source
             return known
         node = len(self._tokens)
         self._nodes[parent, token] = node
         self._tokens.append(token)
         self._parents.append(parent)
         self._confidence.append(confidence)
+        self._sources.append(source)
         return node
+
+    def graft(self, tree: DraftTree) -> None:
+        """Add all nodes of another tree of chosen tokens."""
+        number = {ROOT: ROOT}
+        for node, (token, parent) in enumerate(zip(tree.tokens, tree.parents, strict=True)):
+            number[node] = self.add(number[parent], token, tree.confidence[node], tree.source(node))
 
     def build(self) -> DraftTree:
         """The tree so far."""
         return DraftTree(
-            tuple(self._tokens), tuple(self._parents), tuple(self._confidence), source=self._source
+            tuple(self._tokens),
+            tuple(self._parents),
+            tuple(self._confidence),
+            sources=tuple(self._sources),
         )
