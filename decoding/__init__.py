@@ -14,6 +14,7 @@ from .beliefs import Beliefs
 from .cost import CostCurve, cost_curve
 from .drafter import Drafter, Observation
 from .drafters.prompt_lookup import PromptLookup
+from .drafters.suffix import SuffixDecoding
 from .drafters.token_recycling import TokenRecycling
 from .engine import About, Engine, State
 from .errors import DraftError, LearnedError, PromptError, RollBackError, UnknownEngineError
@@ -65,6 +66,7 @@ __all__ = [
     "Stats",
     "Step",
     "Stopping",
+    "SuffixDecoding",
     "Target",
     "Thrift",
     "TokenRecycling",
