@@ -1,0 +1,18 @@
+"""Students: small draft models distilled from a target, which share its embedding and vocabulary."""
+
+from .distil import DistilOptions, Distilled, distil
+from .prompts import training_prompts
+from .student import Student, new_student, open_student, save_student
+from .texts import write_texts
+
+__all__ = [
+    "DistilOptions",
+    "Distilled",
+    "Student",
+    "distil",
+    "new_student",
+    "open_student",
+    "save_student",
+    "training_prompts",
+    "write_texts",
+]
