@@ -8,7 +8,19 @@ import sys
 
 import typer
 
-from .commands import capture, decode, inspect, lens, models, probe, report, xray
+from .commands import (
+    capture,
+    completion,
+    decode,
+    doctor,
+    export,
+    inspect,
+    lens,
+    models,
+    probe,
+    report,
+    xray,
+)
 from .running import USAGE, command, envelope, print_json
 
 TOUR = """Watch a language model think while it decodes.
@@ -45,6 +57,10 @@ COMMANDS = (
     inspect.verify,
     models.models,
     models.sites,
+    export.export,
+    doctor.check,
+    doctor.doctor,
+    completion.completion,
 )
 for function in COMMANDS:
     command(app, function)

@@ -21,7 +21,7 @@ ALLOWED = {
     "reports": {"probes"},
     "fluoroscope": {"probes", "sae", "moe", "decoding", "reports"},
 }
-SCIENCE_FREE = {"runfile", "results", "errors", "vocabulary"}
+SCIENCE_FREE = {"runfile", "results", "errors", "vocabulary", "storable"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
