@@ -146,6 +146,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals["figure_rows"] = Figure.rows
+    environment.globals["numeric"] = Figure.numeric
     return environment
 
 
