@@ -188,3 +188,33 @@ def test_a_piped_report_and_a_pdf_do_not_mix(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["report", str(tmp_path / "x.h5"), "-o", "-", "--pdf"])
     assert done.exit_code == BAD_INPUT
     assert "leave out --pdf" in done.stderr
+
+
+def test_the_version_is_told_and_the_tour_is_the_help() -> None:
+    from importlib.metadata import version
+
+    assert CliRunner().invoke(app, ["--version"]).stdout.strip() == version("fluoroscope")
+    bare = CliRunner().invoke(app, [])
+    assert "fluoroscope xray" in bare.output
+    assert "fluoroscope doctor" in bare.output
+
+
+LONG = ("xray", "capture", "lens")
+"""Commands whose examples take minutes: planned with --dry-run instead of run."""
+
+
+@pytest.mark.slow
+@pytest.mark.embedded
+@pytest.mark.timeout(1200)
+def test_the_examples_run_as_typed_after_the_demo(embedded, tmp_path: Path, monkeypatch) -> None:
+    """`make demo` leaves out/run.h5; a small one stands in for it. Examples run in order, in a row."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text("Hidden states are vectors. " * 400)
+    small = ["xray", "-n", "1024", "-o", "out/run.h5", "--report", "out/report.html", "-q"]
+    (tmp_path / "out").mkdir()
+    assert CliRunner().invoke(app, small).exit_code == DONE
+    for name in NAMES:
+        for words in examples(name):
+            plan = ["--dry-run"] if name in LONG and "--dry-run" not in words else []
+            done = CliRunner().invoke(app, [*words[1:], *plan])
+            assert done.exit_code == DONE, (words, done.output)

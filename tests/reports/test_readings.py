@@ -31,16 +31,21 @@ from tests.tokenizers_ import byte_tokenizer
 WORDS = Vocabulary((b" the", b"\n", b"cat", b"<eos>"), frozenset({3}))
 
 
+class Macro:
+    """Stands in for the templates and keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.given: list[dict[str, Any]] = []
+
+    def __call__(self, template: str, name: str, arguments: dict[str, Any]) -> Markup:
+        self.given.append(arguments)
+        return Markup("<p></p>")
+
+
 @pytest.fixture
 def context(run_path: Path) -> Context:
     """Tokens of a small vocabulary; macros keep what they were given."""
-
-    def macro(template: str, name: str, arguments: dict[str, Any]) -> Markup:
-        macro.given.append(arguments)
-        return Markup("<p></p>")
-
-    macro.given = []
-    return Context(open_run(run_path), WORDS, macro)
+    return Context(open_run(run_path), WORDS, Macro())
 
 
 def stored(kind: str, **values: Any) -> Stored:
