@@ -82,10 +82,11 @@ def dots(
     rows: Rows, *, y: str, x: str, low: str, high: str, width: int = WIDTH
 ) -> alt.TopLevelMixin:
     """Dots with intervals, one line per named thing."""
-    base = alt.Chart(alt.Data(values=rows), width=width, height=max(40 * len(rows), 90))
-    vertical = alt.Y(
-        field=y, type="nominal", title=None, sort=None, axis=_named([row[y] for row in rows])
-    )
+    extent = _name_extent([row[y] for row in rows])
+    plot = max(width - extent, width // 2)  # names and plot together are about one width
+    base = alt.Chart(alt.Data(values=rows), width=plot, height=max(40 * len(rows), 90))
+    named = alt.Axis(labelLimit=MOST_NAME, minExtent=extent)
+    vertical = alt.Y(field=y, type="nominal", title=None, sort=None, axis=named)
     scale = alt.Scale(zero=False)
     rule = base.mark_rule(color=SERIES[0], strokeWidth=1.5).encode(
         vertical,
@@ -139,6 +140,8 @@ MAX_LABELS = 12
 """Labels on a discrete axis; browsers' letters are wider than those the converter measures with."""
 LETTER = 7.2
 """Width a letter of an axis label may need, in pixels."""
+MOST_NAME = 260
+"""Most pixels a name may take."""
 
 
 def _thinned(values: Iterable[Any], *, most: int = MAX_LABELS) -> alt.Axis:
@@ -148,10 +151,10 @@ def _thinned(values: Iterable[Any], *, most: int = MAX_LABELS) -> alt.Axis:
     return alt.Axis(labelAngle=0, labelOverlap=False, values=names[::step])
 
 
-def _named(names: Iterable[Any]) -> alt.Axis:
-    """An axis over names that has room for the longest in any font."""
+def _name_extent(names: Iterable[Any]) -> int:
+    """Pixels beside an axis over names that hold the longest of them in any font."""
     longest = max((len(str(name)) for name in names), default=0)
-    return alt.Axis(labelLimit=260, minExtent=min(longest * LETTER, 260))
+    return min(round(longest * LETTER), MOST_NAME)
 
 
 def as_rows(**columns: Iterable[Any]) -> Rows:

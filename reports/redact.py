@@ -7,7 +7,10 @@ names the toolkit itself writes (`KEPT`).
 
 "prompts" hides the prompts; "text" hides every text: prompts, what was generated, the tokens read,
 candidates, names of documents. In place of a text stand as many blocks as it has characters. Token
-ids go as well, for whoever has the tokenizer can read them (a deviation: the sheet would keep ids).
+ids go as well, for whoever has the tokenizer can read them (a deviation: the sheet would keep ids):
+each becomes a number of its own within its result or trace. So whatever is computed from tokens being
+equal stays right; and so one can see which hidden tokens are equal, as in a cryptogram. Where even that
+tells too much, leave results and traces out (`only`).
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ from ..probes.storable import text_array
 from ..probes.vocabulary import Vocabulary
 
 Redact = Literal["prompts", "text"]
-BLOCK = "█"
+BLOCK = "░"
+"""Light, so that a background colour still shows."""
 LONGEST = 64
 """Lengths above are told as this: a very long token is nearly a name."""
 
@@ -62,15 +66,17 @@ class RedactedRun(Run):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The vocabulary, and after it one entry per length: that many blocks.
+        """The vocabulary, and after it one entry of blocks per hidden token.
 
         Hidden token ids point there. Where all texts go, so does the vocabulary's own part.
         """
+        if not self.has_vocabulary:
+            return Vocabulary((), frozenset())
         held = self._original.vocabulary
-        lengths = tuple((BLOCK * n).encode() for n in range(LONGEST + 1))
+        hidden = tuple((BLOCK * self._length(token)).encode() for token in self._hidden_tokens)
         if self.what == "text":
-            return Vocabulary((b"",) * len(held) + lengths, frozenset())
-        return Vocabulary(held.token_bytes + lengths, held.special)
+            return Vocabulary((b"",) * len(held) + hidden, frozenset())
+        return Vocabulary(held.token_bytes + hidden, held.special)
 
     @cached_property
     def tokens(self) -> Tokens:
@@ -78,23 +84,56 @@ class RedactedRun(Run):
         held = self._original.tokens
         if self.what == "prompts":
             return held
-        return replace(held, ids=self._hidden(held.ids), names=tuple(map(blocks, held.names)))
+        return replace(
+            held, ids=self._coded("/tokens", held.ids), names=tuple(map(blocks, held.names))
+        )
 
     @cached_property
-    def _lengths(self) -> np.ndarray:
-        """Length in characters by token id."""
-        if not self.has_vocabulary:
-            return np.zeros(0, dtype=np.int64)
-        pieces = self._original.vocabulary.token_bytes
-        lengths = [len(piece.decode("utf-8", errors="replace")) for piece in pieces]
-        return np.minimum(np.array(lengths, dtype=np.int64), LONGEST)
+    def _codes(self) -> dict[str, np.ndarray]:
+        """Per scope (one result, one trace) the ids it holds, in order of their number."""
+        found: dict[str, set[int]] = {}
+        with super().reading() as file:
+            for held in _everything(file):
+                if isinstance(held, h5py.Dataset) and self._is_hidden(held):
+                    found.setdefault(_scope(held), set()).update(np.unique(held[()]).tolist())
+        if self.what == "text":
+            found["/tokens"] = set(np.unique(self._original.tokens.ids).tolist())
+        return {scope: np.array(sorted(ids), dtype=np.int64) for scope, ids in found.items()}
 
-    def _hidden(self, ids: np.ndarray) -> np.ndarray:
-        """The entry of its length in place of every token id; what is no token (below 0) stays."""
-        n = len(self._lengths)
-        known = np.clip(ids, 0, max(n - 1, 0))
-        lengths = self._lengths[known] if n else np.zeros_like(known)
-        return np.where(ids < 0, ids, n + lengths).astype(ids.dtype)
+    @cached_property
+    def _hidden_tokens(self) -> list[int]:
+        """The token behind each hidden id, scope after scope."""
+        return [token for scope in self._codes for token in self._shuffled(scope)]
+
+    def _shuffled(self, scope: str) -> list[int]:
+        """Ids of a scope in an order that depends on nothing but their number and a fixed seed."""
+        ids = self._codes[scope]
+        return np.random.default_rng(len(ids)).permutation(ids).tolist()
+
+    def _coded(self, scope: str, ids: np.ndarray) -> np.ndarray:
+        """Hidden ids: equal where the tokens of one scope are; what is no token (below 0) stays."""
+        start = len(self._original.vocabulary) if self.has_vocabulary else 0
+        for other in self._codes:
+            if other == scope:
+                break
+            start += len(self._codes[other])
+        number = {token: start + at for at, token in enumerate(self._shuffled(scope))}
+        coded = [token if token < 0 else number[token] for token in np.ravel(ids).tolist()]
+        return np.array(coded, dtype=ids.dtype).reshape(ids.shape)
+
+    def _length(self, token: int) -> int:
+        """Characters of a token, up to `LONGEST`; one for what the vocabulary lacks."""
+        pieces = self._original.vocabulary.token_bytes
+        if not 0 <= token < len(pieces):
+            return 1
+        return min(len(pieces[token].decode("utf-8", errors="replace")), LONGEST)
+
+    def _is_hidden(self, held: h5py.Dataset) -> bool:
+        """Whether a dataset holds token ids that must go."""
+        name = str(held.name)
+        if self.what == "prompts":
+            return name.startswith("/trace/") and name.endswith("/prompts/ids")
+        return held.dtype.kind in "iu" and IDS.search(name.rpartition("/")[2]) is not None
 
     @contextmanager
     def reading(self) -> Iterator[h5py.File]:
@@ -123,25 +162,30 @@ class RedactedRun(Run):
             return
         if name.endswith("/prompts/text"):
             _replace(held, _blocked(held))
-        elif name.endswith("/prompts/ids"):
-            _replace(held, self._hidden(np.asarray(held[()])))
+        elif self._is_hidden(held):
+            _replace(held, self._coded(_scope(held), np.asarray(held[()])))
 
     def _hide_text(self, held: h5py.Group | h5py.Dataset) -> None:
-        for key, value in held.attrs.items():
+        for key, value in dict(held.attrs).items():
             if key == "options":
                 held.attrs[key] = json.dumps(_bare(json.loads(str(value))))
             elif isinstance(value, str) and key not in KEPT_ATTRIBUTES:
                 held.attrs[key] = blocks(value)
             elif isinstance(value, np.integer) and IDS.search(key):
-                held.attrs[key] = self._hidden(np.asarray(value))[()]
+                del held.attrs[key]
         if not isinstance(held, h5py.Dataset):
             return
         name = str(held.name).rpartition("/")[2]
         if h5py.check_string_dtype(held.dtype) is not None:
             if name not in KEPT:
                 _replace(held, _blocked(held))
-        elif held.dtype.kind in "iu" and IDS.search(name):
-            _replace(held, self._hidden(np.asarray(held[()])))
+        elif self._is_hidden(held):
+            _replace(held, self._coded(_scope(held), np.asarray(held[()])))
+
+
+def _scope(held: h5py.Dataset) -> str:
+    """The result or trace a dataset belongs to."""
+    return "/".join(str(held.name).split("/")[:3])
 
 
 def _everything(file: h5py.File) -> list[h5py.Group | h5py.Dataset]:

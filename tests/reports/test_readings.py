@@ -227,7 +227,7 @@ def test_sinks_count_heads_and_find_the_second_sink(context: Context) -> None:
         stored("attention_sinks", n_texts=4, window=12, epsilon=0.3, source="recomputed",
                mass=np.array([0.2, 0.81, 0.35]), mass_low=np.zeros(3), mass_high=np.ones(3),
                virtual=np.zeros(3), entropy=np.ones(3), sink_rate=rate,
-               first_token=np.array([[0.1, 0.2], [0.9, 0.8], [0.31, 0.29]]),
+               first_token=np.array([[0.1, 0.2], [0.9, 0.8], [0.31, 0.32]]),
                norm_first=np.array([5.0, 900.0, 20.0]), norm_rest=np.array([4.0, 6.0, 7.0])),
         context,
     )  # fmt: skip
@@ -235,8 +235,8 @@ def test_sinks_count_heads_and_find_the_second_sink(context: Context) -> None:
         "75% of the heads sink to the first token; in layer 1 it takes 81% of all attention."
     )
     assert by_id(section, "mass").reading == "More than 0.3 in 2 of 3 layers; highest 0.81."
-    assert by_id(section, "heads").reading == "3 of 6 heads have a mean importance above 0.3."
-    assert by_id(section, "heads").data["head 1"] == [0.2, 0.8, 0.29]
+    assert by_id(section, "heads").reading == "4 of 6 heads have a mean importance above 0.3."
+    assert by_id(section, "heads").data["head 1"] == [0.2, 0.8, 0.32]
     assert by_id(section, "rates").reading == (
         "After the first token the most frequent is position 3, with 6.2% of the heads."
     ), "the last positions, seen by few queries, do not count"

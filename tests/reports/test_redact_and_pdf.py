@@ -78,7 +78,10 @@ def test_no_text_is_told_and_every_number_stays(secret: Path, tmp_path: Path) ->
     assert "All texts" not in whole
     ours, theirs = numbers(hidden), numbers(whole)
     changed = [(a, b) for a, b in zip(theirs, ours, strict=True) if a != b]
-    assert changed == [("113", str(len(open_run(secret).vocabulary) + 1))], "token ids only"
+    assert [a for a, _ in changed] == ["113"], "the token id of the unknown result, nothing else"
+    assert int(changed[0][1].replace(",", "")) >= len(open_run(secret).vocabulary)
+    settled = r"first leads at layer (\d+) \(median"
+    assert re.findall(settled, hidden) == re.findall(settled, whole) != []
     assert build_report(secret, tmp_path / "again.html", redact="text").read_text() == hidden
 
 
@@ -90,7 +93,7 @@ def test_tokens_cannot_be_read_off_ids_or_candidates(secret: Path, tmp_path: Pat
     shown = {word for tip in tips for word in re.findall(r"\(id (\d+)", tip)}
     run = open_run(secret)
     n = len(run.vocabulary)
-    assert {int(one) for one in shown} <= set(range(n, n + LONGEST + 1))
+    assert min(int(one) for one in shown) >= n
     letters = [tip for tip in tips if re.search(r"Leading: [a-z] ", tip)]
     assert letters == []
 
