@@ -210,8 +210,22 @@ def test_the_examples_run_as_typed_after_the_demo(embedded, tmp_path: Path, monk
     """`make demo` leaves out/run.h5; a small one stands in for it. Examples run in order, in a row."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "README.md").write_text("Hidden states are vectors. " * 400)
-    small = ["xray", "-n", "1024", "-o", "out/run.h5", "--report", "out/report.html", "-q"]
+    for number in range(12):
+        code = f"def f{number}(x):\n    return x + {number}  # add a number\n\n" * 8
+        (tmp_path / f"{number}.py").write_text(code)
     (tmp_path / "out").mkdir()
+    small = [
+        "xray",
+        "-t",
+        ".",
+        "-n",
+        "1024",
+        "-o",
+        "out/run.h5",
+        "--report",
+        "out/report.html",
+        "-q",
+    ]
     assert CliRunner().invoke(app, small).exit_code == DONE
     for name in NAMES:
         for words in examples(name):
