@@ -5,10 +5,24 @@ their bodies.
 """
 
 import sys
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
-from .commands import capture, decode, inspect, lens, models, probe, report, xray
+from .commands import (
+    capture,
+    completion,
+    decode,
+    doctor,
+    export,
+    inspect,
+    lens,
+    models,
+    probe,
+    report,
+    xray,
+)
 from .running import USAGE, command, envelope, print_json
 
 TOUR = """Watch a language model think while it decodes.
@@ -22,6 +36,8 @@ Add the logit lens to a run file: `fluoroscope lens run.h5`
 Decode with a trace: `fluoroscope decode --prompt 'Once upon a time' -o run.h5`
 
 Draw the page: `fluoroscope report run.h5 --open`
+
+Something does not work? `fluoroscope doctor`
 """
 
 app = typer.Typer(
@@ -45,9 +61,36 @@ COMMANDS = (
     inspect.verify,
     models.models,
     models.sites,
+    export.export,
+    doctor.check,
+    doctor.doctor,
+    completion.completion,
 )
 for function in COMMANDS:
     command(app, function)
+
+
+def _tell_version(wanted: bool) -> bool:  # noqa: FBT001 - typer's callback
+    if wanted:
+        typer.echo(metadata.version("fluoroscope"))
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def tour(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=_tell_version,
+            help="Print the version and end; `fluoroscope doctor` tells those of all packages.",
+        ),
+    ] = False,
+) -> None:
+    """The five-line tour is the application's help; nothing runs without a command."""
 
 
 def main() -> None:

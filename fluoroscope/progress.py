@@ -22,6 +22,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from .logfile import LogFile
+
 SHOW_AFTER_S = 2.0
 LINE_EVERY_S = 10.0
 
@@ -29,8 +31,9 @@ LINE_EVERY_S = 10.0
 class Tracker:
     """Counts one stage of work; `library_call(progress=tracker)` drives it."""
 
-    def __init__(self, title: str, unit: str, console: Console) -> None:
+    def __init__(self, title: str, unit: str, console: Console, log: LogFile | None = None) -> None:
         self.title, self.unit, self._console = title, unit, console
+        self._log = log or LogFile()
         self._started = self._last_line = time.monotonic()
         self._bar: Progress | None = None
         self._task = None
@@ -48,13 +51,12 @@ class Tracker:
             return
         if self._console.is_terminal:
             self._show_bar(done, total, note)
-        elif now - self._last_line >= LINE_EVERY_S:
+        if now - self._last_line >= LINE_EVERY_S:
             self._last_line = now
-            rate = done / (now - self._started)
-            of = f" of {total:,}" if total else ""
-            self._console.print(
-                f"{self.title}: {done:,}{of} {self.unit}, {rate:,.0f} {self.unit}/s {note}".rstrip()
-            )
+            line = _line(self.title, self.unit, done, total, now - self._started, note)
+            self._log.write("progress", line)
+            if not self._console.is_terminal:
+                self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _show_bar(self, done: int, total: int | None, note: str) -> None:
         if self._bar is None:
@@ -79,6 +81,17 @@ class Tracker:
             self._bar.stop()
 
 
+def _line(title: str, unit: str, done: int, total: int | None, seconds: float, note: str) -> str:
+    """How far the work is, how fast it goes and how long it will still take."""
+    rate = done / max(seconds, 1e-9)
+    speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+    of, left = (f" of {total:,}", "") if total else ("", "")
+    if total and done:
+        left = f", {max(total - done, 0) / rate:,.0f} s left"
+    after = f" ({note})" if note else ""
+    return f"{title}: {done:,}{of} {unit}, {speed} {unit}/s{left}{after}"
+
+
 class _RateColumn(ProgressColumn):
     def __init__(self, unit: str, started: float) -> None:
         super().__init__()
@@ -86,13 +99,14 @@ class _RateColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         rate = task.completed / max(time.monotonic() - self._started, 1e-9)
-        return Text(f"{rate:,.0f} {self._unit}/s", style="progress.data.speed")
+        speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+        return Text(f"{speed} {self._unit}/s", style="progress.data.speed")
 
 
 @contextmanager
-def track(title: str, unit: str, console: Console) -> Iterator[Tracker]:
+def track(title: str, unit: str, console: Console, log: LogFile | None = None) -> Iterator[Tracker]:
     """A tracker that cleans up its bar on every way out."""
-    tracker = Tracker(title, unit, console)
+    tracker = Tracker(title, unit, console, log)
     try:
         yield tracker
     finally:

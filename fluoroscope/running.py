@@ -1,14 +1,17 @@
-"""What every command shares: one JSON envelope, exit codes, errors, signals, the two consoles.
+"""What every command shares: one JSON envelope, exit codes, errors, signals, the options of all.
 
 Exit codes: 0 done; 1 a bug (the traceback is saved and its path printed); 2 wrong usage; 3 bad
 input (file, model, site, option value); 4 a check failed; 5 stopped early, resumable; 130
 interrupted and 143 terminated, both after what was done had been kept.
+
+No command asks anything while it runs, so there is no `--no-input`.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
+import shlex
 import signal
 import sys
 import tempfile
@@ -17,64 +20,107 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from .progress import Tracker, track
+from .configuration import load
+from .logfile import Format, LogFile
+from .recording import record
+from .terminal import DONE, Terminal
 
 SCHEMA = "fluoroscope.cli/1"
-DONE, BUG, USAGE, BAD_INPUT, CHECK_FAILED, INCOMPLETE, INTERRUPTED, TERMINATED = (
-    0, 1, 2, 3, 4, 5, 130, 143,
-)  # fmt: skip
+BUG, USAGE, BAD_INPUT, CHECK_FAILED, INCOMPLETE, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 5, 130, 143
+
+__all__ = [
+    "BAD_INPUT",
+    "BUG",
+    "CHECK_FAILED",
+    "DONE",
+    "INCOMPLETE",
+    "INTERRUPTED",
+    "SCHEMA",
+    "TERMINATED",
+    "USAGE",
+    "Terminal",
+    "Terminated",
+    "command",
+    "envelope",
+    "print_json",
+]
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM arrived; handled like Ctrl-C, so that work in hand is kept."""
 
 
-@dataclass(kw_only=True)
-class Terminal:
-    """How a command talks: results on standard output, all else on standard error."""
-
-    json: bool = False
-    quiet: bool = False
-    verbose: bool = False
-    out: Console = field(default_factory=Console)
-    err: Console = field(default_factory=lambda: Console(stderr=True))
-    files: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    exit_code: int = DONE
-
-    def say(self, text: str) -> None:
-        """A line about what is going on (standard error; not with --quiet or --json)."""
-        if not (self.quiet or self.json):
-            self.err.print(text, highlight=False, markup=False)
-
-    def show(self, renderable: Any) -> None:
-        """A result for a person (standard output; with --json the document replaces it)."""
-        if not self.json:
-            self.out.print(renderable)
-
-    def wrote(self, path: Path | str) -> None:
-        """Note a file this command wrote."""
-        self.files.append(str(path))
-
-    def track(self, title: str, unit: str) -> AbstractContextManager[Tracker]:
-        """A progress tracker for one stage."""
-        console = Console(stderr=True, quiet=True) if self.quiet else self.err
-        return track(title, unit, console)
+def _shared(*flags: str, help: str, **more: Any) -> Any:
+    return typer.Option(*flags, help=help, rich_help_panel="In every command", **more)
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks of errors.")]
+SHARED: dict[str, tuple[Any, Any]] = {
+    "json": (
+        Annotated[
+            bool, _shared("--json", help="Print exactly one JSON document, also on failure.")
+        ],
+        False,
+    ),
+    "config": (
+        Annotated[
+            Path | None,
+            _shared(
+                "--config",
+                help="TOML file with options: those of one command in a table of its name, those of "
+                "all above. The command line wins.",
+                is_eager=True,
+                callback=load,
+            ),
+        ],
+        None,
+    ),
+    "quiet": (
+        Annotated[bool, _shared("--quiet", "-q", help="No progress and no remarks, only results.")],
+        False,
+    ),
+    "verbose": (
+        Annotated[
+            int,
+            _shared(
+                "--verbose",
+                "-v",
+                count=True,
+                help="-v shows tracebacks of errors and where warnings come from; -vv also what "
+                "libraries log.",
+            ),
+        ],
+        0,
+    ),
+    "log_file": (
+        Annotated[
+            Path | None,
+            _shared(
+                "--log-file", help="Append remarks, progress, warnings and errors to this file."
+            ),
+        ],
+        None,
+    ),
+    "log_format": (
+        Annotated[Format, _shared("--log-format", help="json is one object a line.")],
+        "text",
+    ),
+    "no_color": (
+        Annotated[
+            bool,
+            _shared("--no-color", help="No colours; the same as NO_COLOR=1 in the environment."),
+        ],
+        False,
+    ),
+}
+"""Options of every command: annotation and default by name."""
 
 
 def command(app: typer.Typer, function: Callable[..., Any]) -> None:
@@ -83,40 +129,71 @@ def command(app: typer.Typer, function: Callable[..., Any]) -> None:
     Args:
         app: The application to register with.
         function: Takes a `Terminal` first, then its options; returns what `--json` prints as
-            `result`. Its docstring is the help text.
+            `result`. Its docstring is the help text; paragraphs that begin with "Example: " end
+            the help page.
     """
 
-    def run(*, json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
-        terminal = Terminal(json=json, quiet=quiet, verbose=verbose)
-        code = _run(function.__name__, partial(function, terminal, **options), terminal)
+    def run(**given: Any) -> None:
+        shared = {name: given.pop(name) for name in SHARED}
+        terminal = _terminal(shared)
+        code = _run(function.__name__, partial(function, terminal, **given), terminal, given)
         if code != DONE:
             raise typer.Exit(code)
 
-    shared = {"json": Json, "quiet": Quiet, "verbose": Verbose}
     own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
     parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
-        for name, kind in shared.items()
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, (kind, default) in SHARED.items()
     ]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
-    run.__doc__ = function.__doc__
-    app.command(function.__name__)(run)
+    paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+    examples = [part for part in paragraphs if part.startswith(EXAMPLE)]
+    run.__doc__ = "\n\n".join(part for part in paragraphs if part not in examples)
+    epilog = "\n\n".join(f"{EXAMPLE}`{part.removeprefix(EXAMPLE)}`" for part in examples)
+    app.command(function.__name__, epilog=epilog)(run)
 
 
-def _run(name: str, body: Callable[[], Any], terminal: Terminal) -> int:
+EXAMPLE = "Example: "
+
+
+def _terminal(shared: dict[str, Any]) -> Terminal:
+    try:
+        log = LogFile(shared["log_file"], shared["log_format"])
+    except OSError as error:
+        raise typer.BadParameter(f"--log-file cannot be written: {error}") from None
+    return Terminal(
+        json=shared["json"],
+        quiet=shared["quiet"],
+        verbose=shared["verbose"],
+        no_color=shared["no_color"],
+        log=log,
+    )
+
+
+def _run(name: str, body: Callable[[], Any], terminal: Terminal, options: dict[str, Any]) -> int:
     started = time.perf_counter()
     result, failure = None, None
-    with warnings.catch_warnings(record=True) as caught, _terminate_as_interrupt():
+    log = terminal.log
+    log.write("start", shlex.join(["fluoroscope", *sys.argv[1:]]))
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        _terminate_as_interrupt(),
+        log.libraries(shown=terminal.verbose > 1),
+    ):
         warnings.simplefilter("default")
         try:
             result = body()
             code = terminal.exit_code
+            record(terminal, name, options)
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - sorted into exit codes here
             code, failure = _explain(error, terminal)
     terminal.warnings += [str(w.message) for w in caught if w.category is not DeprecationWarning]
+    where = {str(w.message): f" ({w.filename}:{w.lineno})" for w in caught}
     for warning in terminal.warnings:
-        terminal.say(f"warning: {warning}")
+        terminal.warn(warning, where=where.get(warning, ""))
+    seconds = round(time.perf_counter() - started, 3)
+    log.write("end", name, code=code, seconds=seconds)
     if terminal.json:
         document = envelope(
             name,
@@ -125,7 +202,7 @@ def _run(name: str, body: Callable[[], Any], terminal: Terminal) -> int:
             ok=code == DONE,
             warnings=terminal.warnings,
             files=terminal.files,
-            seconds=round(time.perf_counter() - started, 3),
+            seconds=seconds,
         )
         print_json(document)
     return code
@@ -173,6 +250,7 @@ def _explain(error: BaseException, terminal: Terminal) -> tuple[int, dict[str, s
     else:
         code = BUG
         message = f"{message} (a bug in fluoroscope; traceback in {_save_traceback(error)})"
+    terminal.log.write("error", "".join(traceback.format_exception(error)).rstrip())
     if terminal.verbose:
         terminal.err.print("".join(traceback.format_exception(error)), markup=False)
     if not terminal.json:

@@ -2,6 +2,8 @@
 
 from .figure import Figure
 from .page import build_report
+from .pdf import BrowserError, print_pdf
+from .redact import RedactedRun
 from .tokens import visible
 
-__all__ = ["Figure", "build_report", "visible"]
+__all__ = ["BrowserError", "Figure", "RedactedRun", "build_report", "print_pdf", "visible"]

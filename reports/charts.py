@@ -37,18 +37,19 @@ def lines(
     scale = alt.Scale(type="log") if log else alt.Scale(zero=False)
     axis = alt.Axis(tickCount=5) if log else alt.Axis()
     where = [
-        alt.X(field=x, type="quantitative", title=x),
+        alt.X(field=x, type="quantitative", title=x, scale=alt.Scale(nice=False, zero=False)),
         alt.Y(field=y, type="quantitative", title=y, scale=scale, axis=axis),
     ]
     told_apart = [] if series is None else _by_series(rows, series)
     line = base.mark_line(strokeWidth=1.8, color=SERIES[0]).encode(*where, *told_apart[:2])
     points = base.mark_point(filled=True, size=22, opacity=1, color=SERIES[0])
     layers = [line, points.encode(*where, *told_apart[::2])]
+    # Dashes stay out of the legend: a dashed outline round a small mark is a blot.
     if band is not None:
         low = alt.Y(field=band[0], type="quantitative", title=y, scale=scale, axis=axis)
         area = base.mark_area(opacity=0.18, color=SERIES[0])
         layers.insert(0, area.encode(where[0], low, alt.Y2(field=band[1]), *told_apart[:1]))
-    return alt.layer(*layers)
+    return alt.layer(*layers).resolve_legend(strokeDash="independent")
 
 
 def _by_series(rows: Rows, series: str) -> list[Any]:
@@ -57,7 +58,7 @@ def _by_series(rows: Rows, series: str) -> list[Any]:
     colours = alt.Scale(domain=names, range=list(SERIES[: len(names)]))
     return [
         alt.Color(field=series, type="nominal", scale=colours),
-        alt.StrokeDash(field=series, type="nominal", scale=alt.Scale(domain=names)),
+        alt.StrokeDash(field=series, type="nominal", scale=alt.Scale(domain=names), legend=None),
         alt.Shape(field=series, type="nominal", scale=alt.Scale(domain=names)),
     ]
 
@@ -65,7 +66,7 @@ def _by_series(rows: Rows, series: str) -> list[Any]:
 def bars(rows: Rows, *, x: str, y: str, width: int = WIDTH) -> alt.TopLevelMixin:
     """Bars over named or numbered things, in the order of the rows."""
     kind = "ordinal" if rows and isinstance(rows[0][x], int | float) else "nominal"
-    axis = alt.Axis(labelAngle=0, labelOverlap=True)
+    axis = _thinned([row[x] for row in rows])
     return (
         alt
         .Chart(alt.Data(values=rows), width=width, height=HEIGHT)
@@ -81,16 +82,20 @@ def dots(
     rows: Rows, *, y: str, x: str, low: str, high: str, width: int = WIDTH
 ) -> alt.TopLevelMixin:
     """Dots with intervals, one line per named thing."""
-    base = alt.Chart(alt.Data(values=rows), width=width, height=max(40 * len(rows), 90))
-    vertical = alt.Y(field=y, type="nominal", title=None, sort=None, axis=alt.Axis(labelLimit=260))
+    extent = _name_extent([row[y] for row in rows])
+    plot = max(width - extent, width // 2)  # names and plot together are about one width
+    base = alt.Chart(alt.Data(values=rows), width=plot, height=max(40 * len(rows), 90))
+    named = alt.Axis(labelLimit=MOST_NAME, minExtent=extent)
+    vertical = alt.Y(field=y, type="nominal", title=None, sort=None, axis=named)
     scale = alt.Scale(zero=False)
     rule = base.mark_rule(color=SERIES[0], strokeWidth=1.5).encode(
         vertical,
-        alt.X(field=low, type="quantitative", title=x, scale=scale),
+        alt.X(field=low, type="quantitative", title=x, scale=scale, axis=alt.Axis(tickCount=6)),
         alt.X2(field=high),
     )
     dot = base.mark_point(filled=True, size=70, color=SERIES[0], opacity=1).encode(
-        vertical, alt.X(field=x, type="quantitative", title=x, scale=scale)
+        vertical,
+        alt.X(field=x, type="quantitative", title=x, scale=scale, axis=alt.Axis(tickCount=6)),
     )
     return alt.layer(rule, dot)
 
@@ -107,14 +112,20 @@ def heat(
 ) -> alt.TopLevelMixin:
     """A heat map of up to about 2,000 cells."""
     scale = alt.Scale(scheme=HEAT, type="log" if log else "linear")
-    discrete = alt.Axis(labelOverlap=True, labelAngle=0)
     return (
         alt
         .Chart(alt.Data(values=rows), width=width, height=height)
         .mark_rect()
         .encode(
-            alt.X(field=x, type="ordinal", title=x, axis=discrete, sort=None),
-            alt.Y(field=y, type="ordinal", title=y, axis=discrete),
+            alt.X(
+                field=x, type="ordinal", title=x, axis=_thinned([row[x] for row in rows]), sort=None
+            ),
+            alt.Y(
+                field=y,
+                type="ordinal",
+                title=y,
+                axis=_thinned(sorted({row[y] for row in rows}), most=24),
+            ),
             alt.Color(
                 field=value,
                 type="quantitative",
@@ -123,6 +134,27 @@ def heat(
             ),
         )
     )
+
+
+MAX_LABELS = 12
+"""Labels on a discrete axis; browsers' letters are wider than those the converter measures with."""
+LETTER = 7.2
+"""Width a letter of an axis label may need, in pixels."""
+MOST_NAME = 260
+"""Most pixels a name may take."""
+
+
+def _thinned(values: Iterable[Any], *, most: int = MAX_LABELS) -> alt.Axis:
+    """An axis over discrete values, in their order, that labels at most `most` of them, evenly."""
+    names = list(dict.fromkeys(values))
+    step = max(-(-len(names) // most), 1)
+    return alt.Axis(labelAngle=0, labelOverlap=False, values=names[::step])
+
+
+def _name_extent(names: Iterable[Any]) -> int:
+    """Pixels beside an axis over names that hold the longest of them in any font."""
+    longest = max((len(str(name)) for name in names), default=0)
+    return min(round(longest * LETTER), MOST_NAME)
 
 
 def as_rows(**columns: Iterable[Any]) -> Rows:

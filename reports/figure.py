@@ -57,6 +57,12 @@ class Figure:
         columns = [column[:limit] for column in self.data.values()]
         return [tuple(cell(value) for value in row) for row in zip(*columns, strict=True)]
 
+    def numeric(self) -> list[bool]:
+        """Whether each column holds numbers, which stand to the right."""
+        return [
+            all(isinstance(value, int | float) for value in column) for column in self.data.values()
+        ]
+
     def csv(self) -> str:
         """The whole table as CSV, numbers in full."""
         out = io.StringIO()
@@ -109,10 +115,12 @@ class Figure:
 
 
 def cell(value: Any) -> str:
-    """A number or text as a table cell."""
+    """A number or text as a table cell: four digits, without exponents where they are not needed."""
     if isinstance(value, float):
-        return "–" if value != value else f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and abs(value) >= 100_000 else str(value)
+        if value != value:
+            return "–"
+        return f"{value:,.0f}" if 1e3 <= abs(value) < 1e9 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)
 
 
 def _printable(figure: Figure) -> dict[str, Any]:

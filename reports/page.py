@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
+import shlex
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -17,8 +19,10 @@ from ..probes.errors import OptionError
 from ..probes.runfile import Run, open_run
 from ..probes.runfile.atomic import replacing
 from ..probes.runfile.h5 import members, subgroup
+from ..probes.runfile.invocations import invocations
 from .convert import to_svg
 from .figure import Figure
+from .redact import Redact, RedactedRun
 from .section import Context, Section, read_stored
 from .sections import ADDED_BY, RENDERERS
 from .sections.generic import generic
@@ -47,6 +51,7 @@ def build_report(
     *,
     only: Sequence[str] | None = None,
     max_mb: float = MAX_MB,
+    redact: Redact | None = None,
 ) -> Path:
     """Draw a run file as one HTML page that works offline; no model is needed.
 
@@ -57,6 +62,8 @@ def build_report(
         out: Where to write; None for the run file's name with .html.
         only: Names of results or traces to show; None shows all.
         max_mb: Refuse to write a page larger than this.
+        redact: Replace texts by blocks of their length while numbers stay: "prompts", or "text" for
+            all of them; see `redact.py`.
 
     Raises:
         RunFileError: The run file cannot be read.
@@ -66,6 +73,8 @@ def build_report(
     opened = run if isinstance(run, Run) else open_run(run)
     target = opened.path.with_suffix(".html") if out is None else Path(out)
     _require_known(opened, only)
+    if redact is not None:
+        opened = RedactedRun(opened, redact)
     html = render(opened, only=only)
     size = len(html.encode()) / 1e6
     if size > max_mb:
@@ -88,7 +97,7 @@ def render(run: Run, *, only: Sequence[str] | None = None) -> str:
     return environment.get_template("page.html.j2").render(
         title=label(run.path.stem),
         run=run,
-        summary={key: _shown(value) for key, value in run.summary().items()},
+        summary=_summary(run),
         provenance=_provenance(run),
         provenance_json=_inert(run.provenance.as_dict()),
         chapters=[(c, [s for s in sections if s.chapter == c]) for c in CHAPTERS],
@@ -97,6 +106,7 @@ def render(run: Run, *, only: Sequence[str] | None = None) -> str:
         specs={f.id: _inert(f.vega_lite()) for f in figures if f.chart is not None},
         csvs={f.id: _inert(f.csv()) for f in figures if f.n_rows},
         missing=_missing(run) if only is None else [],
+        layouts={section.id: layout(section.figures) for section in sections},
         warnings=[*_warnings(run), *(w for s in sections for w in s.warnings)],
         table_rows=TABLE_ROWS,
         style=Markup(style),
@@ -136,6 +146,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals["figure_rows"] = Figure.rows
+    environment.globals["numeric"] = Figure.numeric
     return environment
 
 
@@ -163,17 +174,49 @@ def _shown(value: Any) -> str:
     return label(str(value), longest=200)
 
 
+def layout(figures: Sequence[Figure]) -> list[str]:
+    """CSS class per figure: "wide", "" for half of a row, or "alone" where its row has no other."""
+    found: list[str] = []
+    open_row = False
+    for figure in figures:
+        if figure.wide or (not figure.chart and not figure.html):
+            found, open_row = [*_closed(found, open_row=open_row), "wide"], False
+        else:
+            found, open_row = [*found, ""], not open_row
+    return _closed(found, open_row=open_row)
+
+
+def _closed(classes: list[str], *, open_row: bool) -> list[str]:
+    return [*classes[:-1], "alone"] if open_row else classes
+
+
 def _provenance(run: Run) -> list[tuple[str, str]]:
     """The provenance table: flat, without the model's whole configuration."""
     origin = run.provenance.as_dict()
     origin["model"] = {k: v for k, v in origin["model"].items() if k != "config"}
-    rows = []
+    command = shlex.join(origin.pop("command"))
+    del origin["sites"], origin["created"]
+    rows = [("made by", label(command, longest=400))]
+    for one in invocations(run):
+        options = ", ".join(f"{key}={value}" for key, value in one.options.items())
+        rows.append((f"options of {one.command}", label(options, longest=400)))
     for key, value in origin.items():
         if isinstance(value, dict):
             rows += [(f"{key}: {_shown(name)}", _shown(item)) for name, item in value.items()]
         else:
             rows.append((key, _shown(value)))
     return rows
+
+
+def _summary(run: Run) -> dict[str, str]:
+    """The run's own summary, sites by kind rather than one by one."""
+    found = {key: _shown(value) for key, value in run.summary().items()}
+    kinds: dict[str, int] = {}
+    for site in run.sites:
+        kind = re.sub(r"\.\d+\.", ".*.", site)
+        kinds[kind] = kinds.get(kind, 0) + 1
+    found["sites"] = ", ".join(f"{_shown(k)} ({n})" for k, n in kinds.items()) or "none"
+    return found
 
 
 def _missing(run: Run) -> list[tuple[str, str]]:
@@ -190,6 +233,9 @@ def _missing(run: Run) -> list[tuple[str, str]]:
 
 def _warnings(run: Run) -> list[str]:
     found = []
+    if isinstance(run, RedactedRun):
+        hidden = "Prompts are" if run.what == "prompts" else "All texts are"
+        found.append(f"{hidden} replaced by blocks of their length; numbers are as measured.")
     if not run.complete:
         found.append("The run is incomplete: capture was interrupted or is still under way.")
     rows = sum(entry["n_rows"] for entry in run.shards)

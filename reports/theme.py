@@ -10,7 +10,8 @@ from typing import Any
 
 SERIES = tuple(f"var(--series-{number})" for number in range(1, 6))
 HEAT = "viridis"
-WIDTH, HEIGHT = 520, 230
+WIDTH, HEIGHT = 440, 220
+"""Near the width of half a row, so that labels come out at the size they are set in."""
 FONT = "system-ui, sans-serif"
 
 
@@ -21,13 +22,13 @@ def config() -> dict[str, Any]:
         "titleColor": "currentColor",
         "labelFont": FONT,
         "titleFont": FONT,
-        "labelFontSize": 11,
-        "titleFontSize": 12,
+        "labelFontSize": 12,
+        "titleFontSize": 12.5,
         "titleFontWeight": "normal",
     }
     return {
         "background": None,
-        "padding": {"left": 4, "right": 14, "top": 6, "bottom": 4},
+        "padding": {"left": 6, "right": 18, "top": 8, "bottom": 6},
         "view": {"stroke": None},
         "axis": {
             **text,

@@ -8,9 +8,19 @@ import typer
 from ..running import Terminal
 from . import options
 
-Output = Annotated[Path, typer.Option("--output", "-o", help="The run file to write.")]
-Stored = Annotated[str, typer.Option(help="How rows are kept: float32, bfloat16 or float16.")]
-BatchTokens = Annotated[int, typer.Option(min=1, help="Tokens per forward pass.")]
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", help="The run file to write; rows go to a folder beside it, RUN.shards."
+    ),
+]
+BatchTokens = Annotated[
+    int, typer.Option(min=1, help="Tokens per forward pass; less needs less memory.")
+]
+Report = Annotated[
+    Path | None,
+    typer.Option("--report", help="Also draw the page, to this file.", show_default=False),
+]
 
 
 def capture(
@@ -22,12 +32,14 @@ def capture(
     tokens: options.Tokens = 100_000,
     context: options.Context = None,
     batch_tokens: BatchTokens = 2048,
-    store: Stored = "float32",
+    store: options.Store = "float32",
     model: options.Model = None,
     backend: options.Backend = "transformers",
     device: options.Device = None,
     dtype: options.Dtype = None,
     overwrite: options.Overwrite = False,
+    report: Report = None,
+    dry_run: options.DryRun = False,
 ) -> dict[str, Any]:
     """Read text with a model and keep the states at chosen sites in a run file.
 
@@ -36,18 +48,27 @@ def capture(
 
     Example: fluoroscope capture --tokens 20000 -o run.h5
 
-    Example: fluoroscope capture -s 'layers.*.resid_post' -s 'layers.11.mlp.hidden' -o run.h5
+    Example: fluoroscope capture -s 'layers.*.resid_post' -s layers.11.mlp.hidden --dry-run
     """
     from ..probes import capture_corpus, open_corpus, open_model
     from ..probes.ranks import local_device
 
     opened = open_model(model, backend=backend, device=local_device(device), dtype=dtype)
     terminal.say(f"{opened!r}")
+    chosen = sites or ["layers.*.resid_post"]
+    if dry_run:
+        from ..planning import measure_speed, plan_capture, resume_note, show_plan
+
+        step = plan_capture(
+            opened, open_corpus(text), chosen, n_tokens=tokens, context=context,
+            per_document=None, store=store, speed=measure_speed(opened),
+        )  # fmt: skip
+        return show_plan(terminal, [step], note=resume_note(output))
     with terminal.track("Reading", "tokens") as progress:
         run = capture_corpus(
             opened,
             open_corpus(text),
-            sites or ["layers.*.resid_post"],
+            chosen,
             output,
             n_tokens=tokens,
             context=context,
@@ -58,4 +79,9 @@ def capture(
         )
     terminal.wrote(output)
     terminal.show(repr(run))
+    if report is not None:
+        from ..reports import build_report
+
+        terminal.wrote(build_report(run, report))
+        terminal.show(f"Report: {report}")
     return run.summary()

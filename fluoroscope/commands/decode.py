@@ -9,16 +9,33 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from .. import completing
 from ..running import Terminal
 from . import options
 
-Engine = Annotated[str, typer.Option("--engine", "-e", help="See `fluoroscope engines`.")]
-Prompt = Annotated[list[str] | None, typer.Option("--prompt", "-p", help="A prompt (repeatable).")]
+Engine = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        "-e",
+        help="How to decode; `fluoroscope engines` lists them.",
+        autocompletion=completing.engines,
+    ),
+]
+Prompt = Annotated[
+    list[str] | None, typer.Option("--prompt", "-p", help="Text to go on from (repeatable).")
+]
 Prompts = Annotated[
     Path | None, typer.Option(help="File of prompts: one a line, or .jsonl with a field `prompt`.")
 ]
 MaxNew = Annotated[int, typer.Option("--max-new-tokens", min=1, help="At most this many tokens.")]
-Temperature = Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")]
+Temperature = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        help="0 takes the likeliest token; above, logits are divided by it and a token is drawn.",
+    ),
+]
 TopK = Annotated[int | None, typer.Option(min=1, help="Draw from this many likeliest tokens.")]
 TopP = Annotated[float | None, typer.Option(help="Draw from this share of probability.")]
 Seed = Annotated[int, typer.Option(help="Seed of the draws.")]
@@ -26,7 +43,22 @@ Stop = Annotated[list[str] | None, typer.Option(help="A string that ends the tex
 Chat = Annotated[bool, typer.Option("--chat", help="Put prompts in the model's chat template.")]
 IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Go on past end-of-sequence tokens.")]
 Output = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Run file that takes the trace (made if new).")
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Run file that takes the trace, made if new; for `fluoroscope report`.",
+    ),
+]
+Report = Annotated[
+    Path | None,
+    typer.Option("--report", help="Also draw the page, to this file; needs --output."),
+]
+Name = Annotated[
+    str | None,
+    typer.Argument(
+        help="Tell this engine's options.", show_default=False, autocompletion=completing.engines
+    ),
 ]
 
 
@@ -46,11 +78,13 @@ def decode(
     chat: Chat = False,
     sites: options.Sites = None,
     output: Output = None,
+    report: Report = None,
     model: options.Model = None,
     backend: options.Backend = "transformers",
     device: options.Device = None,
     dtype: options.Dtype = None,
-) -> list[dict[str, Any]]:
+    dry_run: options.DryRun = False,
+) -> list[dict[str, Any]] | dict[str, Any]:
     """Decode prompts with an engine; with -o the trace goes into a run file for the report.
 
     Example: fluoroscope decode --prompt 'Once upon a time'
@@ -61,7 +95,12 @@ def decode(
     from ..probes import open_model
 
     given = read_prompts(prompt, prompts)
+    _require_output(output, report)
     opened = open_model(model, backend=backend, device=device, dtype=dtype)
+    if dry_run:
+        from ..planning import plan_decoding, show_plan
+
+        return show_plan(terminal, [plan_decoding(opened, given, max_new_tokens, sites or ())])
     chosen = make_engine(
         opened, engine, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
     )
@@ -75,20 +114,30 @@ def decode(
     if output is not None:
         save_generations(open_or_make(output, opened), chosen, generations)
         terminal.wrote(output)
+    if output is not None and report is not None:
+        from ..reports import build_report
+
+        terminal.wrote(build_report(output, report))
+        terminal.show(f"Report: {report}")
     return [generation.as_dict() for generation in generations]
 
 
-def engines(terminal: Terminal) -> list[dict[str, Any]]:
+def engines(terminal: Terminal, *, name: Name = None) -> list[dict[str, Any]]:
     """List the decoding engines: what they do, which paper they follow, whether they are lossless.
+
+    With a name: that engine's options, their defaults and what they mean.
 
     Example: fluoroscope engines
 
-    Example: fluoroscope engines --json
+    Example: fluoroscope engines plain
     """
     from dataclasses import asdict
 
+    from ..decoding import engine_class
     from ..decoding import engines as registered
 
+    if name is not None:
+        return [_tell(terminal, engine_class(name))]
     table = Table("engine", "what it does", "paper", "lossless", "needs", title="Engines")
     for about in registered():
         lossless = "yes" if about.lossless else "no"
@@ -96,6 +145,29 @@ def engines(terminal: Terminal) -> list[dict[str, Any]]:
         table.add_row(about.name, about.summary, paper, lossless, about.needs)
     terminal.show(table)
     return [asdict(about) for about in registered()]
+
+
+def _tell(terminal: Terminal, engine: Any) -> dict[str, Any]:
+    """One engine and its options, with the text that stands under each field in the source."""
+    from dataclasses import asdict
+
+    from ..fields import described_fields
+
+    about = engine.about
+    terminal.show(f"{about.name}: {about.summary}")
+    table = Table("option", "default", "meaning")
+    found = described_fields(engine.Options)
+    for field in found:
+        table.add_row(field.name, repr(field.default), field.meaning)
+    terminal.show(table)
+    return asdict(about) | {"options": [asdict(field) for field in found]}
+
+
+def _require_output(output: Path | None, report: Path | None) -> None:
+    from ..probes.errors import OptionError
+
+    if report is not None and output is None:
+        raise OptionError("--report draws the run file; name one with --output, such as -o run.h5.")
 
 
 def read_prompts(given: list[str] | None, file: Path | None) -> list[str]:

@@ -29,6 +29,7 @@ def lens(
     steps: Steps = 250,
     model: options.Model = None,
     device: options.Device = None,
+    dry_run: options.DryRun = False,
 ) -> dict[str, Any]:
     """Add the logit lens (or a tuned lens) to a run file: what each layer would predict.
 
@@ -52,6 +53,8 @@ def lens(
     loaded = open_model(model, device=device)
     opened.require(weights_digest=loaded.weights_digest, tokenizer_digest=loaded.tokenizer_digest)
     texts = texts_of(opened, n_tokens=tokens)
+    if dry_run:
+        return _plan(terminal, opened, loaded, texts.n_tokens, steps if tuned else 0)
     name = "tuned_lens" if tuned else "logit_lens"
     if tuned:
         kept = folder or run.with_suffix(".lens")
@@ -88,3 +91,30 @@ def lens(
         "loss": found.loss.tolist(),
         "n_tokens": found.n_tokens,
     }
+
+
+def _plan(terminal: Terminal, run: Any, model: Any, n_tokens: int, steps: int) -> dict[str, Any]:
+    """What would be trained and read; training is timed over two steps, in memory."""
+    import time
+
+    from ..planning import Planned, measure_speed, plan_reading, show_plan
+    from ..probes.readings import TunedLensOptions, texts_of, train_tuned_lens
+
+    planned = [plan_reading("logit_lens", n_tokens, measure_speed(model))]
+    if steps:
+        tried = 2
+        started = time.perf_counter()
+        recipe = TunedLensOptions(n_steps=tried)
+        train_tuned_lens(model, texts_of(run, n_tokens=n_tokens), recipe)
+        seconds = (time.perf_counter() - started) / tried
+        size = model.n_layers * model.d_model * (model.d_model + 1) * 4
+        planned.insert(
+            0,
+            Planned(
+                step="train the lens",
+                work=f"{steps} steps, one affine map per layer",
+                n_bytes=size,
+                seconds=steps * seconds,
+            ),
+        )
+    return show_plan(terminal, planned)

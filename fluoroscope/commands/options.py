@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from .. import completing
+
 Model = Annotated[
     str | None,
     typer.Option(
@@ -15,10 +17,18 @@ Model = Annotated[
 ]
 Backend = Annotated[
     Literal["transformers", "transformer_lens", "nnsight"],
-    typer.Option(help="Which library drives the model; sites and values are the same."),
+    typer.Option(
+        help="Which library drives the model; sites and values are the same, speed is not."
+    ),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; left out: GPU if any.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16 for the model.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="Weights as float32, bfloat16 or float16; left out: float32 on a CPU, the checkpoint's "
+        "own on a GPU."
+    ),
+]
 Text = Annotated[
     list[str] | None,
     typer.Option(
@@ -30,14 +40,43 @@ Text = Annotated[
 ]
 Sites = Annotated[
     list[str] | None,
-    typer.Option("--sites", "-s", help="Site names or globs, such as 'layers.*.resid_post'."),
+    typer.Option(
+        "--sites",
+        "-s",
+        help="Site names or globs, such as 'layers.*.resid_post' (repeatable); `fluoroscope sites` "
+        "lists them.",
+        autocompletion=completing.sites,
+    ),
 ]
 Tokens = Annotated[int, typer.Option("--tokens", "-n", min=1, help="How many tokens to read.")]
 Context = Annotated[
     int | None,
     typer.Option(
-        min=2, help="Longest document in tokens; left out: 256, or what the model allows."
+        min=2,
+        help="Longer documents are cut into windows of so many tokens, each read on its own; left "
+        "out: 256, or what the model allows.",
     ),
 ]
-RunFile = Annotated[Path, typer.Argument(help="A run file.", show_default=False)]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start afresh; delete what is there.")]
+RunFile = Annotated[
+    Path,
+    typer.Argument(help="A run file.", show_default=False, autocompletion=completing.run_files),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Begin afresh: delete a run file of that name and its rows."),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Say what would be done, how many bytes it writes and how long it takes, from a short "
+        "measurement; write nothing.",
+    ),
+]
+Store = Annotated[
+    Literal["float32", "bfloat16", "float16"],
+    typer.Option(
+        help="How rows are kept. bfloat16 halves the file and keeps the range; float16 overflows at "
+        "65,504, which massive activations can reach."
+    ),
+]

@@ -18,11 +18,13 @@ Report = Annotated[
 ]
 Prompt = Annotated[str, typer.Option("--prompt", "-p", help="Prompt of the traced generation.")]
 Tokens = Annotated[int, typer.Option("--tokens", "-n", min=1024, help="Tokens to read and keep.")]
-Store = Annotated[str, typer.Option(help="How rows are kept: float32, bfloat16 or float16.")]
 Again = Annotated[bool, typer.Option("--again", help="Compute results anew that are there.")]
 
 PROMPT = "Explain in a few sentences how a language model chooses its next word."
 PER_DOCUMENT = 2
+MANY, FEW, SHORT = 4096, 1024, 64 * 32
+"""Tokens the readings read: cheap ones, dear ones, and attention over windows of 64."""
+NEW_TOKENS = 96
 
 
 def xray(
@@ -33,13 +35,14 @@ def xray(
     text: options.Text = None,
     tokens: Tokens = 8192,
     prompt: Prompt = PROMPT,
-    store: Store = "bfloat16",
+    store: options.Store = "bfloat16",
     model: options.Model = None,
     backend: options.Backend = "transformers",
     device: options.Device = None,
     dtype: options.Dtype = None,
     overwrite: options.Overwrite = False,
     again: Again = False,
+    dry_run: options.DryRun = False,
 ) -> dict[str, Any]:
     """Look inside a model: read text, keep its states, analyse them, decode, draw one page.
 
@@ -49,15 +52,20 @@ def xray(
 
     Example: fluoroscope xray
 
-    Example: fluoroscope xray --model path/to/model --text notes.txt -o notes.h5
+    Example: fluoroscope xray --text README.md --tokens 1024 -o readme.h5
     """
     from ..decoding import Stopping, make_engine, save_generations
     from ..probes import capture_corpus, check_sites, open_corpus, open_model
     from ..reports import build_report
 
+    per_document = PER_DOCUMENT if text is None else None
     terminal.say("Opening the model (the first time converts it; later openings take seconds)")
     opened = open_model(model, backend=backend, device=device, dtype=dtype)
     terminal.say(repr(opened))
+    if dry_run:
+        return _plan(
+            terminal, opened, open_corpus(text), output, tokens, store, prompt, per_document
+        )
     with terminal.track("Reading", "tokens") as progress:
         run = capture_corpus(
             opened,
@@ -65,7 +73,7 @@ def xray(
             "layers.*.resid_post",
             output,
             n_tokens=tokens,
-            per_document=PER_DOCUMENT if text is None else None,
+            per_document=per_document,
             dtype=store,
             overwrite=overwrite,
             progress=progress,
@@ -82,7 +90,7 @@ def xray(
         terminal.say("Decoding the traced generation")
         engine = make_engine(opened, "plain")
         chat = opened.has_tokenizer and opened.tokenizer.chat_template is not None
-        rules = Stopping(max_new_tokens=96)
+        rules = Stopping(max_new_tokens=NEW_TOKENS)
         made = engine.generate(prompt, stopping=rules, chat=chat, sites=["layers.*.resid_post"])
         save_generations(open_or_make(output, opened), engine, made)
     page = build_report(output, report)
@@ -90,6 +98,40 @@ def xray(
     terminal.wrote(page)
     terminal.show(f"Run file: {output}\nReport:   {page}")
     return run.refresh().summary() | {"report": str(page)}
+
+
+def _plan(
+    terminal: Terminal,
+    model: Any,
+    corpus: Any,
+    output: Path,
+    tokens: int,
+    store: str,
+    prompt: str,
+    per_document: int | None,
+) -> dict[str, Any]:
+    """What an X-ray would do; see `planning.py`."""
+    from ..planning import (
+        measure_speed,
+        plan_capture,
+        plan_decoding,
+        plan_reading,
+        resume_note,
+        show_plan,
+    )
+
+    speed = measure_speed(model)
+    first = plan_capture(
+        model, corpus, "layers.*.resid_post", n_tokens=tokens, context=None,
+        per_document=per_document, store=store, speed=speed,
+    )  # fmt: skip
+    read = {"layer_stats": MANY, "next_token": MANY, "massive_activations": MANY}
+    if "attn.pattern" in model.sites.kinds:
+        read |= {"attention_sinks": SHORT, "ablation_story": FEW}
+    read["logit_lens"] = FEW
+    steps = [plan_reading(name, min(n, tokens), speed) for name, n in read.items()]
+    last = plan_decoding(model, [prompt], NEW_TOKENS, ["layers.*.resid_post"])
+    return show_plan(terminal, [first, *steps, last], note=resume_note(output))
 
 
 def _analyses(model: Any, run: Any) -> dict[str, Callable[[Any], Any]]:
@@ -105,15 +147,15 @@ def _analyses(model: Any, run: Any) -> dict[str, Callable[[Any], Any]]:
         texts_of,
     )
 
-    many = texts_of(run, n_tokens=4096)
-    few = texts_of(run, n_tokens=1024)
+    many = texts_of(run, n_tokens=MANY)
+    few = texts_of(run, n_tokens=FEW)
     readings: dict[str, Callable[[Any], Any]] = {
         "layer_stats": lambda progress: layer_stats(model, many, progress=progress),
         "next_token": lambda progress: next_token(model, many, progress=progress),
         "massive_activations": lambda progress: find_massive(model, many, progress=progress),
     }
     if "attn.pattern" in model.sites.kinds:
-        short = texts_of(run, n_tokens=64 * 32, cut=64)
+        short = texts_of(run, n_tokens=SHORT, cut=64)
         readings["attention_sinks"] = lambda progress: attention_sinks(
             model, short, progress=progress
         )

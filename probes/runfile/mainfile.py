@@ -20,7 +20,7 @@ from .provenance import Provenance
 from .schema import ROOT_KIND, SCHEMA, STORED
 from .shards import TOKENS, Shard
 
-KEPT = ("vocabulary", "trace", "results")
+KEPT = ("vocabulary", "trace", "results", "invocations")
 """Groups that live in the main file itself and pass from one version of it to the next."""
 
 

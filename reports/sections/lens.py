@@ -35,21 +35,26 @@ def lens(stored: Stored, context: Context) -> Section:
 
 
 _CURVES = {
-    "kl": ("KL to the final prediction (nats)", "How far from the final prediction?"),
-    "agreement": ("share with the final choice", "When does the model know?"),
+    "kl": (
+        "KL to the final prediction (nats)",
+        "How far from the final prediction?",
+        "{:.2f} nats",
+    ),
+    "agreement": ("share with the final choice", "When does the model know?", "{:.0%}"),
 }
+"""Axis title, question, and how a value reads in a sentence."""
 
 
 def _curve(stored: Stored, key: str) -> Figure:
-    label, question = _CURVES[key]
+    label, question, form = _CURVES[key]
     mid, low, high = (getattr(stored, f"{key}{end}") for end in ("", "_low", "_high"))
     rows = as_rows(layer=stored.layers, **{label: mid}, low=low, high=high)
     middle = len(mid) // 2
     return Figure(
         id=f"{stored.name}-{key}",
         question=question,
-        reading=f"{mid[0]:.2f} after the first layer, {mid[middle]:.2f} after layer {middle}, "
-        f"{mid[-2]:.2f} before the last.",
+        reading=f"{form.format(mid[0])} after the first layer, {form.format(mid[middle])} after layer "
+        f"{middle}, {form.format(mid[-2])} before the last.",
         chart=lines(rows, x="layer", y=label, band=("low", "high")),
         data={
             "layer": stored.layers.tolist(),

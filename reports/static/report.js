@@ -131,6 +131,9 @@
   }, { rootMargin: "-20% 0px -70% 0px" });
   all("main > section").forEach((section) => watch.observe(section));
 
-  addEventListener("beforeprint", () => all("details").forEach((d) => { d.open = true; }));
+  // Printed tables: those a page can hold.
+  addEventListener("beforeprint", () => all("details").forEach((d) => {
+    if (d.querySelectorAll("tbody tr").length <= 30) d.open = true;
+  }));
   document.body.dataset.ready = "true";
 })();

@@ -101,3 +101,50 @@ def test_numbers_become_plain_and_nan_becomes_nothing() -> None:
         {"a": 1.5, "b": "x"},
         {"a": None, "b": "y"},
     ]
+
+
+def test_the_table_shows_the_first_rows_and_the_csv_holds_all_in_full() -> None:
+    long = Figure(
+        id="t",
+        question="q",
+        reading="r",
+        data={"x": [1, 2, 3], "y": [0.123456789, 12345.678, 1.5e10]},
+    )
+    assert long.rows(2) == [("1", "0.1235"), ("2", "12,346")]
+    assert long.rows()[2] == ("3", "1.5e+10")
+    assert long.csv() == "x,y\n1,0.123456789\n2,12345.678\n3,15000000000.0\n"
+    assert long.numeric() == [True, True]
+    assert Figure(id="t", question="q", reading="r", data={"x": ["a", 1]}).numeric() == [False]
+
+
+def test_a_saved_picture_has_colours_of_its_own(tmp_path: Path) -> None:
+    """Outside the page there are no CSS variables: SVG files carry the light palette."""
+    text = figure().save(tmp_path / "f.svg").read_text()
+    assert "#0072b2" in text
+    assert "var(--" not in text
+    assert "currentColor" not in text
+    assert "var(--series-1)" in json.dumps(figure().vega_lite())
+
+
+def test_legends_axes_and_names_can_be_read() -> None:
+    """Every series has its legend entry; axes thin their labels evenly; long names have room."""
+    rows = as_rows(x=[0, 1, 0, 1], y=[1, 2, 3, 4], which=["one", "one", "two", "two"])
+    heights = as_rows(bar=list(range(40)), y=[1.0] * 40)
+    names = as_rows(name=["a name of some length"], x=[1.0], low=[0.5], high=[1.5])
+    drawn = to_svg([
+        Figure(id="l", question="q", reading="r", data={},
+               chart=lines(rows, x="x", y="y", series="which")),
+        Figure(id="b", question="q", reading="r", data={}, chart=bars(heights, x="bar", y="y")),
+        Figure(id="d", question="q", reading="r", data={},
+               chart=dots(names, y="name", x="x", low="low", high="high")),
+    ])  # fmt: skip
+    legend = ElementTree.fromstring(str(drawn["l"]))
+    shown = [node.text for node in legend.iter(f"{{{SVG}}}text")]
+    assert {"one", "two"} <= set(shown)
+    bar = ElementTree.fromstring(str(drawn["b"]))
+    labels = [node.text for node in bar.iter(f"{{{SVG}}}text") if (node.text or "").isdigit()]
+    assert labels[:4] == ["0", "4", "8", "12"]
+    dot = ElementTree.fromstring(str(drawn["d"]))
+    assert "a name of some length" in [node.text for node in dot.iter(f"{{{SVG}}}text")]
+    sizes = [float(svg.get("viewBox", "").split()[2]) for svg in (legend, dot)]
+    assert abs(sizes[0] - sizes[1]) < 90, "names and plot together are about one width"
