@@ -12,13 +12,20 @@ from .acceptance import (
 )
 from .beliefs import Beliefs
 from .cost import CostCurve, cost_curve
+from .custom_generate import as_custom_generate
 from .drafter import Drafter, Observation
+from .drafters.aggressive import Aggressive
+from .drafters.draft_chain import DraftChain
+from .drafters.dyspec import DySpec
+from .drafters.hybrid import Hybrid
 from .drafters.prompt_lookup import PromptLookup
+from .drafters.rsd import RsdConstant, RsdStochastic
 from .drafters.suffix import SuffixDecoding
 from .drafters.token_recycling import TokenRecycling
 from .engine import About, Engine, State
 from .errors import DraftError, LearnedError, PromptError, RollBackError, UnknownEngineError
 from .generation import Generation, Stats
+from .learned import load_learned, save_learned
 from .plain import Plain
 from .registry import engine_class, engines, generate, make_engine, register
 from .rowlog import ROW_KINDS, RowLog
@@ -37,14 +44,18 @@ __all__ = [
     "RULES",
     "About",
     "AcceptanceRule",
+    "Aggressive",
     "Beliefs",
     "CostCurve",
+    "DraftChain",
     "DraftError",
     "DraftTree",
     "Drafter",
+    "DySpec",
     "Emitted",
     "Engine",
     "Generation",
+    "Hybrid",
     "KSequence",
     "LearnedError",
     "Match",
@@ -57,6 +68,8 @@ __all__ = [
     "RecursiveRejection",
     "RollBackError",
     "RowLog",
+    "RsdConstant",
+    "RsdStochastic",
     "Sampler",
     "SamplingOptions",
     "SparseProbs",
@@ -74,12 +87,15 @@ __all__ = [
     "TreeBuilder",
     "UnknownEngineError",
     "Verdict",
+    "as_custom_generate",
     "cost_curve",
     "default_rule",
     "engine_class",
     "engines",
     "generate",
+    "load_learned",
     "make_engine",
     "register",
     "save_generations",
+    "save_learned",
 ]

@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import torch
@@ -155,8 +155,12 @@ class Engine(ABC):
         return text, self.model.encode(text, bos=False)
 
     def options_as_dict(self) -> dict[str, Any]:
-        """The options, ready for JSON."""
-        return asdict(self.options)
+        """The options, ready for JSON; what JSON cannot hold, such as an opened model, by its name."""
+        values = {field.name: getattr(self.options, field.name) for field in fields(self.options)}
+        plain = (str, int, float, bool, list, tuple, dict, type(None))
+        return {
+            k: v if isinstance(v, plain) else getattr(v, "name", repr(v)) for k, v in values.items()
+        }
 
 
 class _Loop:

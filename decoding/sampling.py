@@ -105,10 +105,24 @@ class Sampler:
         """A token drawn from `probs`, which need not sum to one."""
         return int(torch.multinomial(probs, 1, generator=self._generator))
 
+    def reseed(self, seed: int) -> None:
+        """Begin the draws anew."""
+        self._generator.manual_seed(seed)
+
     def uniform(self) -> float:
         """A fresh uniform number in [0, 1)."""
         device = self._generator.device
         return float(torch.rand((), generator=self._generator, device=device))
+
+    def uniforms(self, shape: Sequence[int]) -> Float[Tensor, ...]:
+        """Fresh uniform numbers inside (0, 1), float64."""
+        drawn = torch.rand(
+            *shape,
+            generator=self._generator,
+            device=self._generator.device,
+            dtype=torch.float64,
+        )
+        return drawn.clamp(1e-20, 1 - 1e-15)
 
 
 def _warpers(options: SamplingOptions) -> list[LogitsProcessor]:

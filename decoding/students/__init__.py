@@ -1,6 +1,6 @@
 """Students: small draft models distilled from a target, which share its embedding and vocabulary."""
 
-from .distil import DistilOptions, Distilled, distil
+from .distil import Distilled, DistilOptions, distil
 from .prompts import training_prompts
 from .student import Student, new_student, open_student, save_student
 from .texts import write_texts

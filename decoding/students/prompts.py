@@ -24,7 +24,18 @@ TOPICS = (
 )  # fmt: skip
 PEOPLE = ("Anna", "Ben", "Carla", "David", "Emma", "Farid", "Grace", "Hugo", "Ines", "Jonas")
 THINGS = ("apples", "books", "marbles", "tickets", "cookies", "pencils", "coins", "stickers")
-PLACES = ("Lisbon", "Kyoto", "Nairobi", "Oslo", "Lima", "Prague", "Hawaii", "Cairo", "Vienna", "Delhi")
+PLACES = (
+    "Lisbon",
+    "Kyoto",
+    "Nairobi",
+    "Oslo",
+    "Lima",
+    "Prague",
+    "Hawaii",
+    "Cairo",
+    "Vienna",
+    "Delhi",
+)
 GERMAN = (
     "Der Zug nach Hamburg hat heute zwanzig Minuten Verspätung.",
     "Die Regierung will im kommenden Jahr mehr Geld für Schulen ausgeben.",
@@ -59,7 +70,7 @@ def training_prompts(n: int, *, seed: int = 0) -> list[str]:
         n: How many.
         seed: Seed of their choice.
     """
-    draw = random.Random(seed)  # noqa: S311 no secret depends on it
+    draw = random.Random(seed)
     passages = _passages()
     makers = (_request, _request, _sum, _translation, lambda d: _about_passage(d, passages))
     return [draw.choice(makers)(draw) for _ in range(n)]
@@ -81,10 +92,9 @@ def _sum(draw: random.Random) -> str:
     thing = draw.choice(THINGS)
     a, b, c = draw.randint(3, 60), draw.randint(2, 12), draw.randint(2, 9)
     return draw.choice((
-        f"{one} has {a} {thing}. {other} has {b} times as many. How many {thing} do they have together?",
-        f"A box holds {b} {thing}. {one} buys {c} boxes and gives away {b}. How many {thing} are left?",
-        f"{one} reads {a} pages a day for {c} days and {other} reads {b} pages a day for {c} days. How "
-        "many pages do they read in all?",
+        f"{one} has {a} {thing}. {other} has {b} times as many. How many {thing} have they in all?",
+        f"A box holds {b} {thing}. {one} buys {c} boxes and gives {b} away. How many {thing} are left?",
+        f"{one} reads {a} pages a day for {c} days, {other} {b} pages. How many pages is that in all?",
     ))
 
 

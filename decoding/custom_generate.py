@@ -1,0 +1,123 @@
+"""Engines inside `model.generate`: existing code gains an engine by one argument.
+
+    engine = make_engine(model, "hybrid")
+    model.module.generate(**inputs, custom_generate=as_custom_generate(engine), max_new_tokens=64)
+
+transformers prepares prompt, logits processors and stopping criteria; the engine writes the text under
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteriaList,
+)
+
+from ..probes.errors import OptionError
+from .engine import Engine
+
+_WARPERS = ("TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper", "MinPLogitsWarper")
+
+
+def as_custom_generate(engine: Engine) -> Callable[..., Tensor]:
+    """A function for `generate(custom_generate=...)`.
+
+    Whether and how it samples is what `generate` was told (`do_sample`, `temperature`, `top_k`, `top_p`,
+    `min_p`); every other logits processor and all stopping criteria are kept. The seed is drawn from
+    torch's global generator. One sequence per prompt; prompts of a batch are written one after the
+    other, without their padding.
+
+    Args:
+        engine: Made for the same model.
+    """
+
+    def custom_generate(
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        logits_processor: LogitsProcessorList | None = None,
+        stopping_criteria: StoppingCriteriaList | None = None,
+        generation_config: GenerationConfig | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        if model is not engine.model.module:
+            raise OptionError("The engine was made for another model than the one that generates.")
+        config = generation_config or model.generation_config
+        if config.num_beams not in (None, 1):
+            raise OptionError("Engines write one text per prompt; num_beams must be 1.")
+        processors = [p for p in logits_processor or [] if type(p).__name__ not in _WARPERS]
+        mask = kwargs.get("attention_mask")
+        own = engine.options
+        engine.options = replace(own, **_sampling(config))
+        try:
+            written = [
+                _write(
+                    engine,
+                    row,
+                    mask[n] if mask is not None else None,
+                    processors,
+                    stopping_criteria,
+                )
+                for n, row in enumerate(input_ids)
+            ]
+        finally:
+            engine.options = own
+        width = max(len(tokens) for tokens in written)
+        pad = config.pad_token_id if config.pad_token_id is not None else 0
+        made = torch.full(
+            (len(written), width), pad, dtype=input_ids.dtype, device=input_ids.device
+        )
+        for n, tokens in enumerate(written):
+            made[n, : len(tokens)] = torch.tensor(tokens, dtype=input_ids.dtype)
+        return torch.cat([input_ids, made], dim=1)
+
+    return custom_generate
+
+
+@torch.inference_mode()
+def _write(
+    engine: Engine,
+    row: Tensor,
+    mask: Tensor | None,
+    processors: list[LogitsProcessor],
+    criteria: StoppingCriteriaList | None,
+) -> list[int]:
+    """Step until a criterion holds; the criteria see the text as `generate` would show it."""
+    prompt = row if mask is None or mask.ndim != 1 else row[mask.bool()]
+    engine.prepare()
+    state = engine.begin(prompt, processors=processors)
+    limit = engine.model.max_positions or 10**9
+    emitted: list[int] = []
+    try:
+        while len(prompt) + len(emitted) < limit:
+            step = state.step(limit - len(prompt) - len(emitted))
+            for token in step.emitted:
+                emitted.append(token.id)
+                text = torch.cat([row, torch.tensor(emitted, dtype=row.dtype, device=row.device)])
+                if criteria and bool(criteria(text[None], None).all()):  # type: ignore[arg-type]
+                    return emitted
+    finally:
+        state.end()
+    return emitted
+
+
+def _sampling(config: GenerationConfig) -> dict[str, Any]:
+    if not config.do_sample:
+        return {"temperature": 0.0, "repetition_penalty": 1.0}
+    return {
+        "temperature": 1.0 if config.temperature is None else config.temperature,
+        "top_k": config.top_k or None,
+        "top_p": config.top_p,
+        "min_p": config.min_p,
+        "repetition_penalty": 1.0,
+        "seed": int(torch.randint(2**31, ())),
+    }

@@ -1,0 +1,83 @@
+"""Speculative sampling (2211.17192, 2302.01318): a small model writes ahead, the target checks.
+
+The draft stops early where reaching its next token has become unlikely by its own probabilities; the
+decision is taken before that token is drawn, which keeps the law.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...probes.errors import OptionError
+from ..engine import About
+from ..registry import register
+from ..speculative import Speculative
+from ..tree import DraftTree
+from .draft_model import DraftModelOptions, ModelDrafter, open_draft
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftChainOptions(DraftModelOptions):
+    """Options of `DraftChain`."""
+
+    max_draft: int = 8
+    """Longest chain."""
+    min_reach: float = 0.3
+    """The chain ends where its next token is less likely than this to be reached; 0 never ends it."""
+
+    def __post_init__(self) -> None:
+        DraftModelOptions.__post_init__(self)
+        if not 0 <= self.min_reach < 1:
+            raise OptionError(f"min_reach must be in [0, 1), got {self.min_reach}.")
+
+
+class ChainDrafter(ModelDrafter):
+    """Draws one token after the other."""
+
+    branches = False
+    min_reach: float = 0.0
+
+    def propose(self, text: Sequence[int], budget: int) -> DraftTree:
+        """A chain of at most `budget` tokens."""
+        tokens: list[int] = []
+        trust: list[float] = []
+        proposals, reach = {}, 1.0
+        row = self.draft.after(text)
+        length = min(budget, self.draft.room(text))
+        while len(tokens) < length and reach >= self.min_reach:
+            token = self.draft.draw(row)
+            proposals[len(tokens) - 1] = row
+            tokens.append(token)
+            trust.append(float(row[token]))
+            reach *= trust[-1]
+            if len(tokens) < length:
+                row = self.draft.grow([token], [len(tokens) - 2])[0]
+        return DraftTree(
+            tuple(tokens),
+            tuple(range(-1, len(tokens) - 1)),
+            tuple(trust),
+            law=self.law,
+            proposals={} if self.draft.greedy else proposals,
+            sources=("draft-model",) * len(tokens),
+        )
+
+
+@register
+class DraftChain(Speculative):
+    """Drafts a chain with a small model."""
+
+    about = About(
+        name="draft-chain",
+        summary="A small model writes a few tokens ahead; the target checks them in one pass.",
+        paper="2211.17192",
+        lossless=True,
+        needs="a draft model of the same vocabulary",
+    )
+    Options = DraftChainOptions
+
+    def make_drafter(self) -> ChainDrafter:
+        """A drafter over the draft model."""
+        drafter = ChainDrafter(open_draft(self.model, self.options))
+        drafter.min_reach = self.options.min_reach
+        return drafter

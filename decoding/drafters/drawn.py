@@ -1,0 +1,55 @@
+"""Trees of drawn tokens while they grow: nodes, and the distributions their children come from."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ..tree import DraftTree
+
+
+class Drawing:
+    """Grows a tree whose siblings are drawn without replacement; draw order is child order.
+
+    Args:
+        source: Who draws.
+    """
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self.tokens: list[int] = []
+        self.parents: list[int] = []
+        self._shares: list[float] = []
+        self._depths: list[int] = []
+        self._rows: dict[int, Float[Tensor, " d_vocab"]] = {}
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def depth(self, node: int) -> int:
+        """Depth of a node; 1 right after the root."""
+        return self._depths[node]
+
+    def expand(self, node: int, row: Float[Tensor, " d_vocab"]) -> None:
+        """Say what the children of a node will be drawn from."""
+        self._rows[node] = row
+
+    def add(self, parent: int, token: int, share: float) -> int:
+        """A drawn token; `share` is the probability it was drawn with among what was left."""
+        self.tokens.append(token)
+        self.parents.append(parent)
+        self._shares.append(share)
+        self._depths.append(1 if parent < 0 else self._depths[parent] + 1)
+        return len(self.tokens) - 1
+
+    def build(self) -> DraftTree:
+        """The tree, with the distributions of the nodes that have children."""
+        expanded = set(self.parents)
+        return DraftTree(
+            tuple(self.tokens),
+            tuple(self.parents),
+            tuple(self._shares),
+            law="without_replacement",
+            proposals={node: row for node, row in self._rows.items() if node in expanded},
+            sources=(self._source,) * len(self.tokens),
+        )

@@ -1,0 +1,229 @@
+"""Teaching a student: its distribution is drawn to the target's on the target's own texts.
+
+The loss is KL(target || student) over the student's tokens, per position (forward KL; 2310.08461
+compares divergences for drafting and finds the target's own texts to matter most). The target's final
+states are computed once and kept in memory at 16 bits; its logits are recomputed from them, for the
+student's tokens only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from ...probes import Model
+from ...probes.errors import OptionError
+from ...probes.runfile.atomic import replacing
+from .student import CutUnembedding, Student, new_student
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistilOptions:
+    """How a student is taught."""
+
+    layers: tuple[int, ...] | None = None
+    """Layers of the target it begins as; None for the first and the last."""
+    n_kept: int = 8192
+    """Tokens it can draft: those most frequent in the texts."""
+    steps: int = 300
+    """Training steps."""
+    batch: int = 12
+    """Texts per step."""
+    length: int = 224
+    """Longest text, tokens; the rest is cut off."""
+    learning_rate: float = 1e-3
+    """Highest rate; it rises over a twentieth of the steps and falls to zero as a cosine."""
+    held_out: int = 24
+    """Texts kept from training, to measure with."""
+    save_every: int = 25
+    """Steps between checkpoints."""
+    seed: int = 0
+    """Seed of the order of texts."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_kept", "steps", "batch", "length", "held_out", "save_every"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distilled:
+    """How good a student is, on texts it was not taught with."""
+
+    kl_nats: float
+    """Mean KL(target || student) over the student's tokens."""
+    overlap: float
+    """Mean sum_x min(p(x), q(x)) over the whole vocabulary: acceptance of sampling at temperature 1."""
+    agreement: float
+    """How often the two likeliest tokens agree: acceptance of greedy decoding, first position."""
+    covered: float
+    """Share of the target's probability on tokens the student can draft."""
+    n_positions: int
+
+
+def distil(
+    target: Model,
+    texts: Sequence[Sequence[int]],
+    *,
+    options: DistilOptions | None = None,
+    checkpoint: Path | None = None,
+    progress: Progress = lambda done, total, note: None,
+) -> tuple[Student, Distilled]:
+    """Make a student of a target.
+
+    Args:
+        target: The model to draft for.
+        texts: Its own texts, token ids; see `write_texts`.
+        options: How.
+        checkpoint: File that takes the state of training every so many steps and from which an
+            interrupted call goes on, to the same result.
+        progress: Called with steps done, all steps and a few words.
+
+    Returns:
+        The student, and how good it is.
+
+    Raises:
+        OptionError: There are not enough texts.
+    """
+    chosen = options or DistilOptions()
+    if len(texts) <= chosen.held_out:
+        raise OptionError(f"{len(texts)} texts are too few to hold {chosen.held_out} out.")
+    cut = [list(text[: chosen.length]) for text in texts]
+    counts = Counter(token for text in cut for token in text)
+    kept = [token for token, _ in counts.most_common(chosen.n_kept)]
+    student = new_student(target, layers=chosen.layers, kept_ids=kept)
+    states = [_final_states(target, text) for text in cut]
+    order = torch.Generator().manual_seed(chosen.seed)
+    shuffled = torch.randperm(len(cut), generator=order).tolist()
+    held, taught = shuffled[: chosen.held_out], shuffled[chosen.held_out :]
+    body = student.model.module.model
+    weights = [w for n, w in body.named_parameters() if not n.startswith("embed_tokens.")]
+    for weight in weights:
+        weight.requires_grad_()
+    optimizer = torch.optim.AdamW(weights, lr=chosen.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, chosen.learning_rate, total_steps=chosen.steps + 1, pct_start=0.05
+    )
+    first = _resume(checkpoint, chosen, student, optimizer, schedule, order)
+    for step in range(first, chosen.steps):
+        rows = [
+            taught[i] for i in torch.randint(len(taught), (chosen.batch,), generator=order).tolist()
+        ]
+        loss = _loss(student, [cut[i] for i in rows], [states[i] for i in rows])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        schedule.step()
+        progress(step + 1, chosen.steps, f"KL {float(loss.detach()):.3f} nats")
+        if checkpoint is not None and (step + 1) % chosen.save_every == 0:
+            _keep(checkpoint, chosen, step + 1, student, optimizer, schedule, order)
+    for weight in weights:
+        weight.requires_grad_(requires_grad=False)
+    return student, measure(target, student, [cut[i] for i in held])
+
+
+@torch.inference_mode()
+def measure(target: Model, student: Student, texts: Sequence[Sequence[int]]) -> Distilled:
+    """Compare a student with its target, position by position.
+
+    Args:
+        target: The target.
+        student: Its student.
+        texts: Token ids of texts the student was not taught with.
+    """
+    kl = overlap = agreement = covered = 0.0
+    n = 0
+    kept = torch.tensor(student.kept_ids, device=target.device)
+    for text in texts:
+        ids = torch.tensor([list(text)], device=target.device)
+        p = target.module(ids).logits[0].float().softmax(-1)
+        q = student.model.module(ids).logits[0].float().softmax(-1)
+        narrow = p[:, kept] / p[:, kept].sum(-1, keepdim=True)
+        gap = narrow.clamp(min=1e-12).log() - q[:, kept].clamp(min=1e-12).log()
+        kl += float((narrow * gap).sum())
+        overlap += float(torch.minimum(p, q).sum())
+        agreement += float((p.argmax(-1) == q.argmax(-1)).sum())
+        covered += float(p[:, kept].sum())
+        n += len(text)
+    return Distilled(
+        kl_nats=kl / n,
+        overlap=overlap / n,
+        agreement=agreement / n,
+        covered=covered / n,
+        n_positions=n,
+    )
+
+
+@torch.inference_mode()
+def _final_states(target: Model, text: Sequence[int]) -> Float[Tensor, "positions d_model"]:
+    ids = torch.tensor([list(text)], device=target.device)
+    return target.module.model(ids, use_cache=False).last_hidden_state[0].to(torch.bfloat16)
+
+
+def _loss(student: Student, texts: list[list[int]], states: list[Tensor]) -> Float[Tensor, ""]:
+    """Mean KL(target || student) over the positions of a batch, padded on the right."""
+    module = student.model.module
+    head = module.lm_head
+    assert isinstance(head, CutUnembedding)
+    ids, real = _padded(texts, head.cut.device)
+    own = module.model(ids, use_cache=False).last_hidden_state[real]
+    with torch.no_grad():
+        taught = head.narrow(torch.cat(states).to(own)).log_softmax(-1)
+    return torch.nn.functional.kl_div(
+        head.narrow(own).log_softmax(-1), taught, log_target=True, reduction="batchmean"
+    )
+
+
+def _padded(
+    texts: list[list[int]], device: torch.device
+) -> tuple[Int64[Tensor, "batch positions"], Tensor]:
+    """Padding stands behind the text, where causal attention lets nobody see it."""
+    width = max(len(text) for text in texts)
+    ids = torch.zeros(len(texts), width, dtype=torch.int64)
+    real = torch.zeros(len(texts), width, dtype=torch.bool)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)] = torch.tensor(text)
+        real[row, : len(text)] = True
+    return ids.to(device), real.to(device)
+
+
+def _keep(file: Path, options: DistilOptions, step: int, student: Student, *parts: Any) -> None:
+    optimizer, schedule, order = parts
+    state = {
+        "options": asdict(options),
+        "step": step,
+        "student": student.model.module.model.layers.state_dict(),
+        "norm": student.model.module.model.norm.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "order": order.get_state(),
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as path:
+        torch.save(state, path)
+
+
+def _resume(file: Path | None, options: DistilOptions, student: Student, *parts: Any) -> int:
+    """Step to go on from; 0 without a checkpoint made with the same options."""
+    if file is None or not file.exists():
+        return 0
+    optimizer, schedule, order = parts
+    state = torch.load(file, weights_only=True)
+    if state["options"] != asdict(options):
+        return 0
+    student.model.module.model.layers.load_state_dict(state["student"])
+    student.model.module.model.norm.load_state_dict(state["norm"])
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    order.set_state(state["order"])
+    return int(state["step"])

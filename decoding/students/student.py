@@ -1,0 +1,179 @@
+"""A student: a few layers between the target's own embedding and a cut of its unembedding.
+
+What a student learns is its layers; embedding and unembedding stay the target's and are shared with it
+in memory, so that a file holds the layers alone, in eight bits a weight with one scale per row. It
+unembeds onto the tokens its target uses most (2502.14856 calls that a frequency-ranked vocabulary); to
+all others it gives probability zero, which costs acceptance and never correctness.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ...probes import Model, wrap_model
+from ...probes.runfile.atomic import replacing
+from ..errors import DraftError
+
+
+class CutUnembedding(nn.Module):
+    """Logits of some tokens; minus infinity for the others.
+
+    Args:
+        weight: The target's whole unembedding, kept by reference for who asks for it.
+        ids: Tokens that get logits.
+    """
+
+    def __init__(self, weight: Float[Tensor, "d_vocab d_model"], ids: Sequence[int]) -> None:
+        super().__init__()
+        chosen = torch.tensor(list(ids), dtype=torch.int64)
+        self.weight = weight
+        self.out_features = weight.shape[0]
+        self.register_buffer("ids", chosen.to(weight.device), persistent=False)
+        self.register_buffer("cut", weight.detach()[self.ids].clone(), persistent=False)
+
+    def narrow(self, states: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch kept"]:
+        """Logits of the kept tokens only."""
+        return nn.functional.linear(states, self.cut)
+
+    def forward(self, states: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+        """Logits over the whole vocabulary."""
+        full = states.new_full((*states.shape[:-1], self.out_features), -torch.inf)
+        return full.index_copy_(-1, self.ids, self.narrow(states))
+
+
+@dataclass(frozen=True)
+class Student:
+    """A student and what it was made from."""
+
+    model: Model
+    """Opened like any model; a draft for the target it was made from."""
+    layers: tuple[int, ...]
+    """Layers of the target that its own began as."""
+    kept_ids: tuple[int, ...]
+    """Tokens it can draft."""
+    about: dict[str, Any]
+    """How it was taught, and how good it was found to be."""
+
+
+def new_student(
+    target: Model, *, layers: Sequence[int] | None = None, kept_ids: Sequence[int] | None = None
+) -> Student:
+    """A student that begins as some of the target's layers.
+
+    Args:
+        target: The model to draft for.
+        layers: Which of its layers; None for the first and the last.
+        kept_ids: Tokens that can be drafted; None for all.
+
+    Raises:
+        DraftError: The target has no such layer, or its parts cannot be found.
+    """
+    chosen = tuple(layers) if layers is not None else (0, target.n_layers - 1)
+    if not chosen or any(not 0 <= layer < target.n_layers for layer in chosen):
+        raise DraftError(f"layers must be from 0 to {target.n_layers - 1}, got {chosen}.")
+    ids = tuple(range(target.d_vocab)) if kept_ids is None else tuple(sorted(set(kept_ids)))
+    module = target.module
+    config = copy.deepcopy(module.config)
+    config.num_hidden_layers = len(chosen)
+    config.tie_word_embeddings = False
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[layer] for layer in chosen]
+    with torch.device("meta"):
+        small = type(module)(config)
+    body, own = _body(module), _body(small)
+    own.embed_tokens = body.embed_tokens
+    own.norm = copy.deepcopy(body.norm)
+    for name, part in body.named_children():
+        if name not in ("embed_tokens", "norm", "layers"):
+            setattr(own, name, copy.deepcopy(part))
+    own.layers = nn.ModuleList(copy.deepcopy(body.layers[layer]) for layer in chosen)
+    for number, layer in enumerate(own.layers):
+        for part in layer.modules():
+            if hasattr(part, "layer_idx"):
+                part.layer_idx = number
+    unembedding = module.get_output_embeddings()
+    small.lm_head = CutUnembedding(unembedding.weight, ids)
+    small.generation_config = copy.deepcopy(module.generation_config)
+    small.eval()
+    tokenizer = target.tokenizer if target.has_tokenizer else None
+    model = wrap_model(small, tokenizer, name=f"student of {target.name}", check=False)
+    return Student(model, chosen, ids, {})
+
+
+def save_student(student: Student, file: Path, target: Model, about: dict[str, Any]) -> None:
+    """Write a student's own weights, eight bits each, and what they belong to."""
+    tensors: dict[str, Tensor] = {"kept_ids": torch.tensor(student.kept_ids, dtype=torch.int32)}
+    for name, weight in _own_weights(student.model.module).items():
+        if weight.ndim == 2:
+            scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+            tensors[name] = (weight / scale).round().to(torch.int8)
+            tensors[f"{name}.scale"] = scale.to(torch.float32)
+        else:
+            tensors[name] = weight.clone()
+    facts = {
+        "target": target.name,
+        "target_digest": target.weights_digest,
+        "layers": json.dumps(student.layers),
+        "about": json.dumps(about),
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as path:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, facts)
+
+
+def open_student(target: Model, file: Path | str) -> Student:
+    """Open a student of a target.
+
+    Raises:
+        DraftError: There is no such file, or it is the student of another model.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise DraftError(f"No student at {path.name}. `fluoroscope distil` makes one.")
+    with safe_open(path, framework="pt") as held:
+        facts = held.metadata() or {}
+        if facts.get("target_digest") != target.weights_digest:
+            raise DraftError(
+                f"{path.name} is a student of {facts.get('target', 'another model')} with other "
+                f"weights than {target.name}. Make one for it: `fluoroscope distil --model ...`."
+            )
+        kept = held.get_tensor("kept_ids").tolist()
+        made = new_student(target, layers=json.loads(facts["layers"]), kept_ids=kept)
+        with torch.no_grad():
+            for name, weight in _own_weights(made.model.module).items():
+                stored = held.get_tensor(name).to(weight.device)
+                if stored.dtype == torch.int8:
+                    stored = stored.float() * held.get_tensor(f"{name}.scale").to(weight.device)
+                weight.copy_(stored)
+    return Student(made.model, made.layers, made.kept_ids, json.loads(facts["about"]))
+
+
+def _own_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Weights a student does not share with its target."""
+    body = _body(module)
+    return {
+        name: weight.data
+        for name, weight in body.named_parameters()
+        if not name.startswith("embed_tokens.")
+    }
+
+
+def _body(module: nn.Module) -> Any:
+    body = getattr(module, "model", None)
+    if any(getattr(body, name, None) is None for name in ("embed_tokens", "layers", "norm")):
+        raise DraftError(
+            f"{type(module).__name__} has no model.embed_tokens, model.layers and model.norm; students "
+            "are made of models laid out like Llama. Use any smaller model of the same vocabulary."
+        )
+    return body

@@ -1,0 +1,153 @@
+"""The target against forward passes without a cache: random trees, commits, windows, refusals."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fluoroscope.decoding import Drafter, DraftTree, Stopping, Target, generate
+from fluoroscope.decoding.registry import make_engine
+from fluoroscope.decoding.speculative import Speculative
+from fluoroscope.decoding.treecheck import branching_fault
+from fluoroscope.probes import capture, wrap_model
+from tests.conftest import ids
+from tests.families import tiny_module
+
+WINDOWED = {"mistral": {}, "gemma2": {"sliding_window": 4}, "gemma3": {"sliding_window": 4}}
+FAMILIES = ["llama", "gpt2", "gpt_neox", "opt", "qwen3", "phi3", "olmo2", "stablelm", *WINDOWED]
+
+
+@st.composite
+def forests(draw) -> list[int]:
+    """Parents of up to ten pending tokens; the first follows the text."""
+    n = draw(st.integers(1, 10))
+    return [-1, *(draw(st.integers(0, node - 1)) for node in range(1, n))]
+
+
+def paths_of(parents: list[int]) -> list[list[int]]:
+    found: list[list[int]] = []
+    for node, parent in enumerate(parents):
+        found.append([*(found[parent] if parent >= 0 else []), node])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("family", "attention"),
+    [(f, a) for f in FAMILIES for a in ("sdpa", "eager") if (f, a) != ("gemma2", "sdpa")],
+)
+def test_trees_in_the_cache_equal_paths_without_one(family: str, attention: str) -> None:
+    """Twelve random forests and commits in float64: 1e-7; eager attention takes its softmax in float32
+    whatever the precision: 1e-5."""
+    close = {"rtol": 1e-5, "atol": 1e-5} if attention == "eager" else {"rtol": 1e-7, "atol": 1e-7}
+    module = tiny_module(family, **WINDOWED.get(family, {})).double()
+    module.set_attn_implementation(attention)
+    model = wrap_model(module, name=family, check=False)
+    assert branching_fault(model) is None
+
+    @settings(max_examples=12, deadline=None, database=None, derandomize=True)
+    @given(parents=forests(), split=st.integers(1, 10), choice=st.integers(0, 9))
+    def check(parents: list[int], split: int, choice: int) -> None:
+        text = ids(1, 9)[0]
+        tokens = [(7 * node + 3) % 250 for node in range(len(parents))]
+        with torch.inference_mode():
+            target = Target(model, rolls_back=True)
+            target.prefill(text)
+            rows = [target.feed(tokens[:split], parents[:split])]
+            if tokens[split:]:
+                rows.append(target.feed(tokens[split:], parents[split:]))
+            got = torch.cat(rows)
+            paths = paths_of(parents)
+            for node, path in enumerate(paths):
+                whole = torch.cat([text, torch.tensor([tokens[step] for step in path])])
+                torch.testing.assert_close(got[node], model(whole[None]).logits[0, -1], **close)
+            kept = paths[choice % len(paths)]
+            target.commit(kept)
+            after = target.extend([11])[-1]
+            whole = torch.cat([text, torch.tensor([*(tokens[step] for step in kept), 11])])
+            torch.testing.assert_close(after, model(whole[None]).logits[0, -1], **close)
+            assert target.ids == whole.tolist()
+
+    check()
+
+
+def test_a_model_that_misreads_trees_is_refused(tiny_llama, monkeypatch) -> None:
+    """Positions that ignore what the engine says: logits differ from the paths', and it is noticed."""
+    module = tiny_module("llama")
+    forward = module.model.rotary_emb.forward
+
+    def by_place(x, position_ids):
+        start = position_ids.min()
+        return forward(x, torch.arange(position_ids.shape[1])[None] + start)
+
+    monkeypatch.setattr(module.model.rotary_emb, "forward", by_place)
+    model = wrap_model(module, name="stubborn", check=False)
+    assert "gives other logits for a branching draft" in (branching_fault(model) or "")
+    with pytest.raises(Exception, match="drafts trees, but stubborn"):
+        generate(model, ids(1)[0], engine="token-recycling")
+    assert branching_fault(tiny_llama) is None
+
+
+class Nonsense(Drafter):
+    """Drafts whatever it is told to, or fails."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind, self._calls = kind, 0
+
+    def propose(self, text, budget: int) -> DraftTree:
+        self._calls += 1
+        match self._kind:
+            case "raises":
+                raise ZeroDivisionError("no idea")
+            case "constant":
+                return DraftTree.chain([7] * budget)
+            case "outside":
+                return DraftTree.chain([10**6])
+            case "twins":
+                return DraftTree((5, 5), (-1, -1), (1.0, 1.0))
+            case "too long":
+                return DraftTree.chain([1] * (budget + 40))
+            case "fails late":
+                if self._calls > 2:
+                    raise RuntimeError("lost")
+                return DraftTree.chain([3])
+        return DraftTree()
+
+    def observe(self, seen) -> None:
+        if self._kind == "fails late":
+            raise RuntimeError("did not understand")
+
+
+@pytest.mark.parametrize(
+    "kind", ["raises", "constant", "outside", "twins", "too long", "fails late", "empty"]
+)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_nonsense_costs_speed_never_text(tiny_llama, kind: str, temperature: float) -> None:
+    plain = generate(
+        tiny_llama, ids(1)[0], max_new_tokens=14, temperature=temperature, ignore_eos=True
+    )[0]
+    for thrifty in (False, True):
+        engine = make_engine(tiny_llama, "prompt-lookup", temperature=temperature, thrifty=thrifty)
+        assert isinstance(engine, Speculative)
+        engine._learned = Nonsense(kind)
+        rules = Stopping(max_new_tokens=14, ignore_eos=True)
+        made = engine.generate(ids(1)[0], stopping=rules)[0]
+        assert made.token_ids == plain.token_ids
+        assert bool(made.stats.n_faults) == (
+            kind in {"raises", "outside", "twins", "too long", "fails late"}
+        )
+
+
+def test_every_row_is_labelled_and_only_the_texts_are_states(tiny_llama) -> None:
+    made = generate(
+        tiny_llama, ids(1)[0].repeat(3), engine="token-recycling", max_new_tokens=12,
+        ignore_eos=True, sites=["layers.1.resid_post"], thrifty=False,
+    )[0]  # fmt: skip
+    kinds = made.rows.kinds
+    assert len(kinds) == len(made.all_states("layers.1.resid_post"))
+    assert kinds.count("prompt") == 21
+    assert "rejected" in kinds
+    text = torch.tensor([*made.prompt_ids, *made.token_ids])
+    with torch.no_grad(), capture(tiny_llama, "layers.1.resid_post") as acts:
+        tiny_llama(text[None])
+    states = acts["layers.1.resid_post"][0]
+    torch.testing.assert_close(made.states("layers.1.resid_post"), states, rtol=1e-4, atol=1e-5)
