@@ -25,6 +25,7 @@ from .figure import Figure
 from .redact import Redact, RedactedRun
 from .section import Context, Section, read_stored
 from .sections import ADDED_BY, RENDERERS
+from .sections.engines import engines
 from .sections.generic import generic
 from .sections.trace import trace
 from .tokens import label
@@ -123,9 +124,11 @@ def _sections(run: Run, environment: Environment, only: Sequence[str] | None) ->
 
     context = Context(run, run.vocabulary if run.has_vocabulary else None, macro)
     with run.reading() as file:
-        for name in run.traces:
-            if only is None or name in only:
-                yield trace(name, subgroup(file, f"trace/{name}"), context)
+        shown = [name for name in run.traces if only is None or name in only]
+        if len(shown) > 1:
+            yield engines({name: subgroup(file, f"trace/{name}") for name in shown})
+        for name in shown:
+            yield trace(name, subgroup(file, f"trace/{name}"), context)
         for name in sorted(run.results, key=_place):
             if only is None or name in only:
                 stored = read_stored(name, subgroup(file, f"results/{name}"))

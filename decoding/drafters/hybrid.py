@@ -101,7 +101,7 @@ class Hybrid(Speculative):
 
     about = About(
         name="hybrid",
-        summary="Copies of earlier text and recycled candidates in one tree; the best without training.",
+        summary="Copies of earlier text and recycled candidates in one tree.",
         paper="2411.10666",
         lossless=True,
         needs="nothing",

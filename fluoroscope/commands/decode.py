@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,6 +56,17 @@ Report = Annotated[
     Path | None,
     typer.Option("--report", help="Also draw the page, to this file; needs --output."),
 ]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="An option of the engine, NAME=VALUE (repeatable); `fluoroscope engines NAME` lists them.",
+    ),
+]
+Learned = Annotated[
+    Path | None,
+    typer.Option(help="File of what the engine learned: taken up if it exists, then kept there."),
+]
 Name = Annotated[
     str | None,
     typer.Argument(
@@ -73,6 +86,8 @@ def decode(
     top_k: TopK = None,
     top_p: TopP = None,
     seed: Seed = 0,
+    set_: Set = None,
+    learned: Learned = None,
     stop: Stop = None,
     ignore_eos: IgnoreEos = False,
     chat: Chat = False,
@@ -91,8 +106,10 @@ def decode(
 
     Example: fluoroscope decode --prompt 'Why is the sky blue?' --chat -o run.h5 --json
     """
-    from ..decoding import Stopping, make_engine, save_generations
+    from ..decoding import Stopping, load_learned, make_engine, save_generations, save_learned
+    from ..decoding.speculative import Speculative
     from ..probes import open_model
+    from ..probes.errors import OptionError
 
     given = read_prompts(prompt, prompts)
     _require_output(output, report)
@@ -102,8 +119,18 @@ def decode(
 
         return show_plan(terminal, [plan_decoding(opened, given, max_new_tokens, sites or ())])
     chosen = make_engine(
-        opened, engine, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+        opened,
+        engine,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        **engine_options(set_ or ()),
     )
+    if learned is not None and not isinstance(chosen, Speculative):
+        raise OptionError(f"{engine!r} learns nothing; --learned is for engines that draft.")
+    if isinstance(chosen, Speculative) and learned is not None and learned.exists():
+        load_learned(chosen, learned)
     rules = Stopping(max_new_tokens=max_new_tokens, stop=tuple(stop or ()), ignore_eos=ignore_eos)
     generations = []
     with terminal.track("Decoding", "prompts") as progress:
@@ -111,6 +138,9 @@ def decode(
             generations += chosen.generate(text, stopping=rules, sites=sites or (), chat=chat)
             progress(number + 1, len(given))
             terminal.show(_shown(generations[-1]))
+    if isinstance(chosen, Speculative) and learned is not None:
+        save_learned(chosen, learned)
+        terminal.wrote(learned)
     if output is not None:
         save_generations(open_or_make(output, opened), chosen, generations)
         terminal.wrote(output)
@@ -168,6 +198,27 @@ def _require_output(output: Path | None, report: Path | None) -> None:
 
     if report is not None and output is None:
         raise OptionError("--report draws the run file; name one with --output, such as -o run.h5.")
+
+
+def engine_options(given: Sequence[str]) -> dict[str, Any]:
+    """Options of an engine from NAME=VALUE; values are read as JSON, else taken as text.
+
+    Raises:
+        OptionError: There is no equals sign.
+    """
+    from ..probes.errors import OptionError
+
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise OptionError(f"--set takes NAME=VALUE, got {text!r}.")
+        try:
+            read = json.loads(value)
+        except ValueError:
+            read = value
+        found[name.strip().replace("-", "_")] = tuple(read) if isinstance(read, list) else read
+    return found
 
 
 def read_prompts(given: list[str] | None, file: Path | None) -> list[str]:

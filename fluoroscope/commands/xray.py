@@ -16,6 +16,9 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="The run file to wr
 Report = Annotated[
     Path | None, typer.Option("--report", help="The page; left out: beside the run file.")
 ]
+ENGINES = ("plain", "prompt-lookup", "token-recycling", "suffix", "hybrid")
+"""Engines that decode the traced prompt, so that the page can compare them."""
+
 Prompt = Annotated[str, typer.Option("--prompt", "-p", help="Prompt of the traced generation.")]
 Tokens = Annotated[int, typer.Option("--tokens", "-n", min=1024, help="Tokens to read and keep.")]
 Again = Annotated[bool, typer.Option("--again", help="Compute results anew that are there.")]
@@ -54,7 +57,7 @@ def xray(
 
     Example: fluoroscope xray --text README.md --tokens 1024 -o readme.h5
     """
-    from ..decoding import Stopping, make_engine, save_generations
+    from ..decoding import RollBackError, Stopping, make_engine, save_generations
     from ..probes import capture_corpus, check_sites, open_corpus, open_model
     from ..reports import build_report
 
@@ -86,12 +89,19 @@ def xray(
                 found = analyse(progress)
             if found is not None:
                 run.add_result(name, found)
-    if again or "plain" not in run.traces:
-        terminal.say("Decoding the traced generation")
-        engine = make_engine(opened, "plain")
-        chat = opened.has_tokenizer and opened.tokenizer.chat_template is not None
-        rules = Stopping(max_new_tokens=NEW_TOKENS)
-        made = engine.generate(prompt, stopping=rules, chat=chat, sites=["layers.*.resid_post"])
+    chat = opened.has_tokenizer and opened.tokenizer.chat_template is not None
+    rules = Stopping(max_new_tokens=NEW_TOKENS)
+    for name in ENGINES:
+        if not again and name in run.traces:
+            continue
+        terminal.say(f"Decoding the traced generation with {name}")
+        engine = make_engine(opened, name)
+        sites = ["layers.*.resid_post"] if name == "plain" else []
+        try:
+            made = engine.generate(prompt, stopping=rules, chat=chat, sites=sites)
+        except RollBackError as error:
+            terminal.say(f"{name} is left out: {error}")
+            continue
         save_generations(open_or_make(output, opened), engine, made)
     page = build_report(output, report)
     terminal.wrote(output)

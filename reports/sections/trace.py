@@ -14,6 +14,7 @@ from ..charts import as_rows, bars, lines
 from ..figure import Figure
 from ..section import Context, Section, Tile
 from ..tokens import label, plain, visible
+from .drafting import drafted_trees, drafting_figures
 
 MARKS = {
     "plain": "n",
@@ -40,7 +41,7 @@ def trace(name: str, group: h5py.Group, context: Context) -> Section:
     seconds, n_forward = array(group, "generations/seconds"), array(group, "generations/n_forward")
     n_tokens = len(columns["id"])
     streams = [
-        _stream(number, group, columns, kinds, context, reason=reasons[number])
+        _stream(name, number, group, columns, kinds, context, reason=reasons[number])
         for number in range(len(reasons))
     ]
     html = Markup("").join(streams)
@@ -53,7 +54,10 @@ def trace(name: str, group: h5py.Group, context: Context) -> Section:
         chapter="Decode trace",
         intro=label(str(group.attrs.get("summary", "")), longest=200),
         html=html,
-        figures=tuple(_figures(prefix, group.name or "", columns, context)) if n_tokens else (),
+        figures=(
+            *(_figures(prefix, group.name or "", columns, context) if n_tokens else ()),
+            *drafting_figures(prefix, group),
+        ),
         tiles=(
             Tile(
                 label="tokens per target pass",
@@ -74,6 +78,7 @@ def trace(name: str, group: h5py.Group, context: Context) -> Section:
 
 
 def _stream(
+    name: str,
     number: int,
     group: h5py.Group,
     columns: dict[str, np.ndarray],
@@ -93,18 +98,22 @@ def _stream(
             "text": _stream_text(context, int(columns["id"][row])),
             "breaks": _breaks(context, int(columns["id"][row])),
             "kind": kinds[int(columns["kind"][row])],
+            "step": int(columns["step"][row]),
             "mark": MARKS.get(kinds[int(columns["kind"][row])], "?"),
             "levels": _levels(columns, int(row), slowest),
             "tip": _tip(columns, int(row), kinds, context),
         }
         for row in shown
     ]
+    trees, trees_cut = drafted_trees(group, number, context)
     return context.macros(
         "stream.html.j2",
         "stream",
         {
-            "id": f"prompt-{number}",
-            "number": number,
+            "id": f"trace-{name}-prompt-{number}",
+            "number": number + 1,
+            "trees": trees,
+            "trees_cut": trees_cut,
             "prompt": [
                 {"text": _stream_text(context, int(t)), "breaks": _breaks(context, int(t))}
                 for t in prompt_ids

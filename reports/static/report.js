@@ -55,6 +55,17 @@
     });
   }
 
+  // A token opens the draft of its step.
+  const openDraft = (el) => {
+    const tok = el.closest && el.closest(".stream .tok");
+    if (!tok) return;
+    for (const draft of all(".drafts details")) {
+      if (draft.dataset.of === tok.closest(".stream").id) draft.open = draft.dataset.step === tok.dataset.step;
+    }
+  };
+  document.addEventListener("click", (e) => openDraft(e.target));
+  document.addEventListener("keydown", (e) => { if (e.key === "Enter") openDraft(e.target); });
+
   // Colour channels of streams and grids.
   for (const select of all("select.channel")) {
     select.addEventListener("change", () => {

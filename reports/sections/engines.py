@@ -1,0 +1,58 @@
+"""All traced engines side by side: what each made of the same prompts."""
+
+from __future__ import annotations
+
+import h5py
+
+from ...probes.runfile.h5 import array
+from ..figure import Figure
+from ..section import Section
+from ..tokens import label
+
+
+def engines(groups: dict[str, h5py.Group]) -> Section:
+    """Table of engines; ratios are to plain decoding where that was traced too."""
+    rates: dict[str, float] = {}
+    table: dict[str, list[float | str]] = {
+        "engine": [], "tokens": [], "tokens per target pass": [], "drafted": [], "accepted": [],
+        "acceptance rate": [], "tokens per second": [], "ratio to plain": [],
+    }  # fmt: skip
+    for name, group in groups.items():
+        n_tokens = len(array(group, "tokens/id"))
+        rates[name] = n_tokens / max(float(array(group, "generations/seconds").sum()), 1e-9)
+    for name, group in groups.items():
+        n_tokens = len(array(group, "tokens/id"))
+        drafted = int(array(group, "steps/n_drafted").sum())
+        accepted = int(array(group, "steps/n_accepted").sum())
+        table["engine"].append(label(name, longest=40))
+        table["tokens"].append(n_tokens)
+        passes = max(int(array(group, "generations/n_forward").sum()), 1)
+        table["tokens per target pass"].append(round(n_tokens / passes, 2))
+        table["drafted"].append(drafted)
+        table["accepted"].append(accepted)
+        table["acceptance rate"].append(round(accepted / drafted, 3) if drafted else "")
+        table["tokens per second"].append(round(rates[name], 1))
+        ratio = round(rates[name] / rates["plain"], 2) if "plain" in rates else ""
+        table["ratio to plain"].append(ratio)
+    fastest = max(rates, key=lambda name: rates[name])
+    deepest = max(range(len(groups)), key=lambda row: table["tokens per target pass"][row])
+    reading = (
+        f"Fastest here: {label(fastest, longest=40)}, {rates[fastest]:.1f} tokens per second. Most "
+        f"tokens per pass: {table['engine'][deepest]}, {table['tokens per target pass'][deepest]}."
+    )
+    return Section(
+        id="engines",
+        title="Engines compared",
+        chapter="Decode trace",
+        intro="One run each, tracing included; seconds on a busy machine are no benchmark.",
+        figures=(
+            Figure(
+                id="engines-table",
+                question="What did each engine make of the same prompts?",
+                reading=reading,
+                data=table,
+                source="/trace",
+            ),
+        ),
+        verdict=reading,
+    )
