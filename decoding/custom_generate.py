@@ -33,9 +33,9 @@ def as_custom_generate(engine: Engine) -> Callable[..., Tensor]:
     """A function for `generate(custom_generate=...)`.
 
     Whether and how it samples is what `generate` was told (`do_sample`, `temperature`, `top_k`,
-    `top_p`, `min_p`); every other logits processor and all stopping criteria are kept. The seed is drawn from
-    torch's global generator. One sequence per prompt; prompts of a batch are written one after the
-    other, without their padding.
+    `top_p`, `min_p`); every other logits processor and all stopping criteria are kept. The seed comes
+    from torch's global generator. One sequence per prompt; prompts of a batch are written one after
+    the other, without their padding.
 
     Args:
         engine: Made for the same model.

@@ -139,6 +139,12 @@ class Engine(ABC):
         text, ids = self._encode(prompt, chat=chat, bos=bos)
         yield from _Loop(self, text, ids, stopping or Stopping()).tokens()
 
+    def encode(
+        self, prompt: str, *, chat: bool = False, bos: bool | None = None
+    ) -> Int64[Tensor, " positions"]:
+        """The token ids that a prompt is decoded from."""
+        return self._encode(prompt, chat=chat, bos=bos)[1]
+
     def _encode(
         self, prompt: str | Tensor, *, chat: bool, bos: bool | None
     ) -> tuple[str, Int64[Tensor, " positions"]]:

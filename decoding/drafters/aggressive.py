@@ -1,4 +1,4 @@
-"""Input-guided Aggressive Decoding (2205.10350): an output that nearly copies its input is drafted by it.
+"""Input-guided Aggressive Decoding (2205.10350): the input is the draft of a near copy.
 
 The draft is the rest of the source from a pointer on. At a bifurcation the target's own token counts,
 and the pointer is found again by the shortest suffix of the output (up to three tokens) that occurs

@@ -16,6 +16,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -176,7 +177,7 @@ class SuffixDrafter(Drafter):
         options, best = self._options, NOTHING
         context = text[-options.max_depth :]
         grown = [*index.matches(context, min(len(context) - 1, options.max_depth - 1))]
-        for (m, ends), longer in zip(grown, [*grown[1:], None], strict=True):
+        for (m, ends), longer in zip_longest(grown, grown[1:]):
             if longer is not None and len(longer[1]) == len(ends):
                 continue
             allowed = int(options.alpha * m + options.offset + 1e-6)

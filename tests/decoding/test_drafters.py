@@ -1,0 +1,278 @@
+"""Drafters: what they propose against brute force, transformers and closed forms; what they keep."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LogitsProcessorList
+from transformers.generation.candidate_generator import PromptLookupCandidateGenerator
+
+from fluoroscope.decoding import (
+    ROOT,
+    Beliefs,
+    CostCurve,
+    DraftTree,
+    LearnedError,
+    Observation,
+    Sampler,
+    SamplingOptions,
+    Stopping,
+    Thrift,
+    as_custom_generate,
+    generate,
+    load_learned,
+    make_engine,
+    save_learned,
+)
+from fluoroscope.decoding.drafter import NoDrafter
+from fluoroscope.decoding.drafters.aggressive import SourceDrafter
+from fluoroscope.decoding.drafters.prompt_lookup import PromptLookupDrafter, PromptLookupOptions
+from fluoroscope.decoding.drafters.rsd import condition_maximum
+from fluoroscope.decoding.drafters.suffix import SuffixDrafter, SuffixOptions
+from fluoroscope.decoding.drafters.suffix_index import SuffixIndex
+from fluoroscope.decoding.drafters.token_recycling import TEMPLATE, TokenRecyclingDrafter
+from fluoroscope.decoding.errors import DraftError
+from fluoroscope.decoding.students import (
+    DistilOptions,
+    distil,
+    new_student,
+    open_student,
+    save_student,
+)
+from fluoroscope.probes import wrap_model
+from tests.conftest import ids
+from tests.families import tiny_module
+
+SEQUENCES = st.lists(st.lists(st.integers(0, 2), max_size=12), min_size=1, max_size=5)
+
+
+@settings(max_examples=40, deadline=None, database=None, derandomize=True)
+@given(sequences=SEQUENCES, limit=st.integers(1, 4))
+def test_suffix_counts_equal_brute_force_after_eviction(sequences, limit: int) -> None:
+    index = SuffixIndex(max_sequences=limit)
+    for sequence in sequences:
+        index.begin()
+        index.extend(sequence)
+    kept = sequences[-limit:]
+    for suffix in ([0], [1, 0], [2, 2], [0, 1, 2], [1, 1, 1]):
+        found = dict(index.matches(suffix, len(suffix)))
+        for m in range(1, len(suffix) + 1):
+            part = suffix[-m:]
+            places = [
+                (row, at + m)
+                for row, sequence in enumerate(kept)
+                for at in range(len(sequence) - m + 1)
+                if sequence[at : at + m] == part
+            ]
+            if not places:
+                assert m not in found
+                break
+            assert len(found[m]) == len(places)
+            following = Counter(kept[row][end] for row, end in places if end < len(kept[row]))
+            got = {token: len(ends) for token, ends in index.continuations(found[m])}
+            assert got == dict(following)
+
+
+def test_suffix_drafts_follow_counts_and_bounds() -> None:
+    """Seen once before: probability 1/2; seen twice alike: 2/3 (the current suffix counts itself)."""
+    drafter = SuffixDrafter(SuffixOptions(alpha=1.0), NoDrafter())
+    drafter.begin([1, 2, 3, 4, 5, 9, 1, 2, 3])
+    guess = drafter.speculate([1, 2, 3, 4, 5, 9, 1, 2, 3], 32)
+    assert guess.tree.tokens == (4, 5, 9)
+    assert guess.match_length == 3
+    assert guess.score == pytest.approx(3 * 0.5)
+    drafter.begin([1, 2, 3, 4, 8, 1, 2, 3, 4, 9, 1, 2, 3])
+    guess = drafter.speculate([1, 2, 3, 4, 8, 1, 2, 3, 4, 9, 1, 2, 3], 32)
+    assert guess.tree.tokens[0] == 4
+    assert guess.score == pytest.approx(2 / 3 + 1 / 3 + 1 / 3)
+
+
+def test_suffix_requests_meet_only_in_the_common_index() -> None:
+    for requests, expected in ((10, (7, 8)), (0, ())):
+        drafter = SuffixDrafter(SuffixOptions(max_requests=requests), NoDrafter())
+        drafter.begin([1])
+        drafter.speculate([1, 5, 6, 7, 8], 4)
+        drafter.begin([2])
+        assert drafter.speculate([2, 5, 6], 4).tree.tokens == expected
+        drafter.begin([3])
+        assert drafter.speculate([3, 1], 4).tree.tokens == ()
+
+
+@settings(max_examples=40, deadline=None, database=None, derandomize=True)
+@given(text=st.lists(st.integers(0, 4), min_size=2, max_size=30))
+def test_prompt_lookup_of_the_first_occurrence_is_transformers(text: list[int]) -> None:
+    theirs = PromptLookupCandidateGenerator(
+        num_output_tokens=6, max_matching_ngram_size=3, max_length=10**6,
+        logits_processor=LogitsProcessorList(),
+        vocab_size=5, eos_token_id=torch.tensor([99]),
+    )  # fmt: skip
+    expected = theirs.get_candidates(torch.tensor([text]))[0][0, len(text) :].tolist()
+    ours = PromptLookupDrafter(PromptLookupOptions(occurrence="first"))
+    ours.begin(text)
+    assert list(ours.propose(text, 6).tokens) == expected
+
+
+def recycling(size: int = 12, **options) -> TokenRecyclingDrafter:
+    drafter = TokenRecyclingDrafter(size, **options)
+    drafter.begin([0])
+    return drafter
+
+
+def test_the_template_has_80_nodes_and_six_levels() -> None:
+    drafter = recycling(20)
+    drafter.table.ids[:] = np.arange(8)
+    tree = drafter.propose([0], 80)
+    assert len(tree) == sum(TEMPLATE.values()) == 80
+    assert [tree.depths.count(depth) for depth in range(1, 7)] == [8, 21, 25, 15, 8, 3]
+    tree.check(20)
+    assert not len(recycling().propose([0], 80))
+
+
+def test_recycling_keeps_the_last_row_of_a_token_and_gives_the_path_the_last_word() -> None:
+    drafter = recycling()
+    tree = DraftTree((3, 3, 4), (ROOT, 0, ROOT), (1.0, 1.0, 1.0))
+    logits = torch.randn(4, 12)
+    sampler = Sampler(SamplingOptions(), torch.device("cpu"))
+    beliefs = Beliefs(logits, tree, [0], sampler)
+    drafter.observe(Observation([0], tree, [0], [3, 1], beliefs))
+    assert drafter.table.ids[3].tolist() == logits[1].topk(8).indices.tolist()
+    assert drafter.table.ids[4].tolist() == logits[3].topk(8).indices.tolist()
+    assert (drafter.table.ids[5] == -1).all()
+
+
+def test_a_warm_table_of_a_markov_chain_is_accepted_six_deep() -> None:
+    drafter = recycling(shape="best-first")
+    for token in range(12):
+        drafter.table.ids[token] = [(token + step) % 12 for step in range(1, 9)]
+        drafter.table.probs[token] = [0.9, *[0.01] * 7]
+    chain = drafter.propose([2], 6)
+    assert chain.tokens == (3, 4, 5, 6, 7, 8)
+    assert drafter.propose([2], 7).depths.count(1) >= 1
+
+
+def test_source_is_found_again_by_the_shortest_unique_suffix() -> None:
+    drafter = SourceDrafter([1, 2, 3, 1, 4, 5], 64)
+    drafter.begin([9])
+    assert drafter.locate([7]) is None
+    assert drafter.locate([1]) is None
+    assert drafter.locate([3, 1]) == 4
+    assert drafter.locate([2]) == 2
+    assert drafter.locate([5]) is None
+
+
+def test_conditioned_gumbels_have_the_maximum_asked_for_and_keep_their_order() -> None:
+    noise = torch.tensor([0.3, -1.0, 2.5, -torch.inf], dtype=torch.float64)
+    got = condition_maximum(noise, 0.7)
+    assert got.max().item() == pytest.approx(0.7)
+    assert got[:3].argsort().tolist() == noise[:3].argsort().tolist()
+    exact = -torch.log(
+        torch.exp(torch.tensor(-0.7)) - torch.exp(-noise.max()) + torch.exp(-noise[:3])
+    )
+    torch.testing.assert_close(got[:3], exact)
+
+
+def test_thrift_keeps_what_pays() -> None:
+    """Free rows: everything. Rows as dear as passes: nothing that is accepted less than surely."""
+    tree = DraftTree((1, 2, 3), (ROOT, 0, ROOT), (0.6, 0.5, 0.1), sources=("a",) * 3)
+    assert len(Thrift(lambda rows: 1.0).trim(tree)) == 3
+    assert len(Thrift(lambda rows: float(rows)).trim(tree)) == 0
+    assert Thrift(lambda rows: 1 + 0.2 * (rows - 1)).trim(tree).tokens == (1, 2)
+    thrift = Thrift(lambda rows: 1 + 0.2 * (rows - 1))
+    for _ in range(60):
+        thrift.observe(tree, [9])
+    assert len(thrift.trim(tree)) == 0
+    assert CostCurve((1, 3), (1.0, 2.0)).seconds(2) == 1.5
+
+
+def test_what_was_learned_is_kept_and_refused_elsewhere(tiny_llama, tmp_path) -> None:
+    rules = Stopping(max_new_tokens=20, ignore_eos=True)
+    for name in ("token-recycling", "suffix", "hybrid"):
+        engine = make_engine(tiny_llama, name, thrifty=False)
+        first = engine.generate("abcabc", stopping=rules)[0]
+        save_learned(engine, tmp_path / "kept.npz")
+        fresh = make_engine(tiny_llama, name, thrifty=False)
+        load_learned(fresh, tmp_path / "kept.npz")
+        again = fresh.generate("abcabc", stopping=rules)[0]
+        assert again.token_ids == first.token_ids
+        assert again.stats.n_forward <= first.stats.n_forward
+    with pytest.raises(LearnedError, match="engine: hybrid here suffix"):
+        load_learned(make_engine(tiny_llama, "suffix"), tmp_path / "kept.npz")
+    with pytest.raises(LearnedError, match="keeps nothing"):
+        save_learned(make_engine(tiny_llama, "prompt-lookup"), tmp_path / "none.npz")
+    (tmp_path / "bad.npz").write_bytes(b"nothing")
+    with pytest.raises(LearnedError, match="holds nothing"):
+        load_learned(make_engine(tiny_llama, "suffix"), tmp_path / "bad.npz")
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_engines_serve_model_generate(tiny_llama, sampled: bool, seed: int) -> None:
+    options = {"max_new_tokens": 12, "pad_token_id": 258, "eos_token_id": None}
+    options |= (
+        {"do_sample": True, "temperature": 0.8, "top_k": 30} if sampled else {"do_sample": False}
+    )
+    engine = make_engine(tiny_llama, "hybrid", thrifty=False)
+    torch.manual_seed(seed)
+    got = tiny_llama.module.generate(
+        ids(1), custom_generate=as_custom_generate(engine), repetition_penalty=1.3, **options
+    )
+    if sampled:
+        torch.manual_seed(seed)
+        options["temperature"] = 0.8
+        engine_seed = int(torch.randint(2**31, ()))
+        torch.manual_seed(engine_seed)
+    want = tiny_llama.module.generate(ids(1), repetition_penalty=1.3, **options)
+    assert got.tolist() == want.tolist()
+
+
+def test_students_learn_are_kept_and_refuse_strangers(tiny_llama, tmp_path) -> None:
+    texts = [ids(1, 24)[0].roll(n).tolist() for n in range(16)]
+    options = DistilOptions(
+        steps=30, batch=6, held_out=4, n_kept=64, save_every=10, learning_rate=5e-3
+    )
+    short = DistilOptions(steps=1, batch=6, held_out=4, n_kept=64, learning_rate=1e-9)
+    _, before = distil(tiny_llama, texts, options=short)
+    student, after = distil(tiny_llama, texts, options=options)
+    assert after.kl_nats < before.kl_nats
+    assert after.overlap >= before.overlap - 1e-3
+    save_student(student, tmp_path / "s.safetensors", tiny_llama, {"steps": 30})
+    opened = open_student(tiny_llama, tmp_path / "s.safetensors")
+    assert opened.about == {"steps": 30}
+    with torch.no_grad():
+        mine, theirs = student.model(ids(1)).logits, opened.model(ids(1)).logits
+    kept = list(student.kept_ids)
+    assert torch.isinf(theirs[..., [t for t in range(260) if t not in kept]]).all()
+    torch.testing.assert_close(mine[..., kept], theirs[..., kept], rtol=0.1, atol=0.05)
+    made = generate(
+        tiny_llama, ids(1)[0], engine="draft-chain", draft=str(tmp_path / "s.safetensors"),
+        max_new_tokens=10, ignore_eos=True,
+    )[0]  # fmt: skip
+    plain = generate(tiny_llama, ids(1)[0], max_new_tokens=10, ignore_eos=True)[0]
+    assert made.token_ids == plain.token_ids
+    other = wrap_model(tiny_module("llama", seed=3))
+    with pytest.raises(DraftError, match="other weights"):
+        open_student(other, tmp_path / "s.safetensors")
+    with pytest.raises(DraftError, match="layers must be from 0 to 2"):
+        new_student(tiny_llama, layers=(7,))
+
+
+def test_an_interrupted_distillation_ends_as_an_uninterrupted_one(tiny_llama, tmp_path) -> None:
+    texts = [ids(1, 20)[0].roll(n).tolist() for n in range(12)]
+    options = DistilOptions(steps=8, batch=4, held_out=3, n_kept=64, save_every=4)
+    whole, _ = distil(tiny_llama, texts, options=options)
+
+    def stop(done: int, total: int, note: str) -> None:
+        if done == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distil(tiny_llama, texts, options=options, checkpoint=tmp_path / "c.pt", progress=stop)
+    resumed, _ = distil(tiny_llama, texts, options=options, checkpoint=tmp_path / "c.pt")
+    for one, other in zip(
+        whole.model.module.model.layers.parameters(),
+        resumed.model.module.model.layers.parameters(),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
