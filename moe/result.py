@@ -31,8 +31,8 @@ class ExpertProfile(Result):
     maxima: np.ndarray = described(
         "largest |output| before the gate weight", axes=("layers", "experts")
     )
-    load: np.ndarray = described("tokens sent there", axes=("layers", "experts"))
-    first_load: np.ndarray = described("of those, first tokens", axes=("layers", "experts"))
+    n_routed: np.ndarray = described("tokens sent there", axes=("layers", "experts"))
+    n_routed_first: np.ndarray = described("of those, first tokens", axes=("layers", "experts"))
     gate_mean: np.ndarray = described("mean gate weight where sent", axes=("layers", "experts"))
     coactive: np.ndarray = described(
         "tokens sent to both experts", axes=("layers", "experts", "experts")
