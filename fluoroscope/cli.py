@@ -19,6 +19,7 @@ from .commands import (
     inspect,
     lens,
     models,
+    moe,
     probe,
     report,
     xray,
@@ -68,6 +69,11 @@ COMMANDS = (
 )
 for function in COMMANDS:
     command(app, function)
+
+experts = typer.Typer(help="Experts: found, taken out, carved.", no_args_is_help=True)
+for function in (moe.carve, moe.profile, moe.prune):
+    command(experts, function)
+app.add_typer(experts, name="moe")
 
 
 def _tell_version(wanted: bool) -> bool:  # noqa: FBT001 - typer's callback

@@ -1,1 +1,50 @@
 """Experts: routing, super experts, pruning, carving."""
+
+from .ablate import ablate_experts, save_pruned, zero_experts
+from .carve import Carved, CarveOptions, active_experts, carve
+from .confirm import Agnosticism, Confirmation, confirm_experts, data_agnosticism
+from .criterion import CriterionOptions, FewExpertsWarning, formation_layers, select_super
+from .effects import PruningEffects, pruning_effects, sink_decay
+from .errors import NoExpertsError, UnknownExpertError
+from .identity import check_identity
+from .layers import MoeLayer, moe_layers
+from .profile import profile_experts, profile_padded
+from .result import ExpertProfile
+from .routing import Routing, as_logits, watch_routing
+from .statistics import ExpertStatistics, expert_statistics
+from .xray import expert_readings
+
+__all__ = [
+    "Agnosticism",
+    "CarveOptions",
+    "Carved",
+    "Confirmation",
+    "CriterionOptions",
+    "ExpertProfile",
+    "ExpertStatistics",
+    "FewExpertsWarning",
+    "MoeLayer",
+    "NoExpertsError",
+    "PruningEffects",
+    "Routing",
+    "UnknownExpertError",
+    "ablate_experts",
+    "active_experts",
+    "as_logits",
+    "carve",
+    "check_identity",
+    "confirm_experts",
+    "data_agnosticism",
+    "expert_readings",
+    "expert_statistics",
+    "formation_layers",
+    "moe_layers",
+    "profile_experts",
+    "profile_padded",
+    "pruning_effects",
+    "save_pruned",
+    "select_super",
+    "sink_decay",
+    "watch_routing",
+    "zero_experts",
+]

@@ -1,6 +1,7 @@
 """One renderer per result kind."""
 
 from ..section import Renderer
+from .experts import expert_effects, expert_profile
 from .layers import layer_stats, next_token, self_check
 from .lens import lens
 from .massive import ablation_story, massive_activations
@@ -16,6 +17,8 @@ RENDERERS: dict[str, Renderer] = {
     "ablation_story": ablation_story,
     "attention_sinks": attention_sinks,
     "linear_probe": linear_probe,
+    "expert_profile": expert_profile,
+    "expert_effects": expert_effects,
     "self_check": self_check,
 }
 """Renderer by result kind; other kinds get the generic one."""
@@ -29,6 +32,8 @@ ADDED_BY = {
     "ablation_story": "fluoroscope xray",
     "attention_sinks": "fluoroscope xray",
     "linear_probe": "fluoroscope probe RUN",
+    "expert_profile": "fluoroscope moe profile",
+    "expert_effects": "fluoroscope moe prune",
 }
 """Which command adds a kind of result."""
 

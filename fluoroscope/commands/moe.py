@@ -1,0 +1,237 @@
+"""`fluoroscope moe profile|prune|carve`: experts found, taken out, and carved from dense models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from ..running import Terminal
+from . import options
+from .decode import open_or_make
+
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Run file that takes the result (made if new)."),
+]
+Tokens = Annotated[int, typer.Option("--tokens", "-n", min=16, help="Tokens to read.")]
+Context = Annotated[int, typer.Option(min=16, help="Longest text in tokens; each begins afresh.")]
+Variant = Annotated[
+    Literal["code", "paper", "algorithm1"], typer.Option(help="Whose definition of super experts.")
+]
+Quantile = Annotated[float, typer.Option(help="Percentile a maximum must exceed.")]
+Ratio = Annotated[
+    float, typer.Option(help="The largest maximum divided by this is the other bound.")
+]
+LayerFraction = Annotated[
+    float, typer.Option(help="Share of the layers, from the first, that the code's variant reads.")
+]
+Experts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--expert", "-e", help="LAYER:EXPERT, -1 for shared (repeatable); left out: found."
+    ),
+]
+Mode = Annotated[Literal["zero", "renorm", "reroute"], typer.Option(help="What takes their place.")]
+Prompt = Annotated[str, typer.Option("--prompt", "-p", help="Greedy text goes on from here.")]
+Draws = Annotated[int, typer.Option(min=0, help="Draws of random experts for comparison.")]
+Save = Annotated[Path | None, typer.Option(help="Folder for the pruned model (mode zero).")]
+Folder = Annotated[Path, typer.Option("--output", "-o", help="Folder for the carved model.")]
+NExperts = Annotated[int, typer.Option("--experts", min=2, help="Experts per layer.")]
+Active = Annotated[int | None, typer.Option(min=1, help="Experts per token; left out: all.")]
+Grouping = Annotated[
+    Literal["coactivation", "weights", "random"], typer.Option(help="What makes neurons alike.")
+]
+
+
+def profile(
+    terminal: Terminal,
+    *,
+    model: options.Model = None,
+    text: options.Text = None,
+    tokens: Tokens = 4096,
+    context: Context = 128,
+    variant: Variant = "code",
+    quantile: Quantile = 99.5,
+    ratio: Ratio = 10.0,
+    layer_fraction: LayerFraction = 0.75,
+    output: Output = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+) -> dict[str, Any]:
+    """Find super experts: those whose output dwarfs all others' (arXiv 2507.23279).
+
+    Example: fluoroscope moe profile --model carved -o moe.h5
+
+    Example: fluoroscope moe profile --model path/to/moe --quantile 99 --variant paper
+    """
+    from ..moe.criterion import CriterionOptions
+    from ..moe.profile import profile_experts
+    from ..probes import open_model
+
+    chosen = CriterionOptions(
+        variant=variant, quantile=quantile, ratio=ratio, layer_fraction=layer_fraction
+    )
+    opened = open_model(model, device=device, dtype=dtype)
+    texts = _texts(opened, text, tokens, context)
+    with terminal.track("Profiling", "tokens") as progress:
+        found = profile_experts(opened, texts, chosen, progress=progress)
+    if output is not None:
+        open_or_make(output, opened).add_result("expert_profile", found)
+        terminal.wrote(output)
+    table = Table("expert", "super", "largest output", "dimension", "position", "neurons")
+    for i in range(min(10, len(found.ranked_value))):
+        name = f"{found.ranked_layer[i]}:{found.ranked_expert[i]}"
+        neurons = ", ".join(str(n) for n in found.ranked_neurons[i] if n >= 0)
+        table.add_row(
+            name, "yes" if found.ranked_super[i] else "", f"{found.ranked_value[i]:,.4g}",
+            str(found.ranked_channel[i]), str(found.ranked_position[i]), neurons,
+        )  # fmt: skip
+    terminal.show(table)
+    return {
+        "super_experts": [list(expert) for expert in found.super_experts],
+        "formation_layers": found.formation.tolist(),
+        "percentile": found.percentile,
+        "fraction_of_max": found.fraction_of_max,
+        "n_selectable": found.n_selectable,
+        "identity_error": found.identity_error,
+    }
+
+
+def prune(
+    terminal: Terminal,
+    *,
+    model: options.Model = None,
+    expert: Experts = None,
+    text: options.Text = None,
+    tokens: Tokens = 1024,
+    context: Context = 128,
+    mode: Mode = "zero",
+    quantile: Quantile = 99.5,
+    draws: Draws = 5,
+    prompt: Prompt = "",
+    save: Save = None,
+    output: Output = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+) -> dict[str, Any]:
+    """Take super experts out and measure loss, repetition, massive activations and sinks.
+
+    Example: fluoroscope moe prune --model carved -o moe.h5
+
+    Example: fluoroscope moe prune --model path/to/moe -e 1:68 -e 2:92 --save pruned
+    """
+    from ..moe.ablate import save_pruned
+    from ..moe.criterion import CriterionOptions
+    from ..moe.effects import pruning_effects
+    from ..moe.profile import profile_experts
+    from ..probes import open_model
+    from ..probes.errors import OptionError
+
+    if save is not None and mode != "zero":
+        raise OptionError(
+            f"--save needs --mode zero, got {mode}: no standard model holds the others."
+        )
+    given = [_expert(name) for name in expert or ()]
+    opened = open_model(model, device=device, dtype=dtype)
+    texts = _texts(opened, text, tokens, context)
+    run = None if output is None else open_or_make(output, opened)
+    if not given:
+        with terminal.track("Profiling", "tokens") as progress:
+            found = profile_experts(
+                opened, texts, CriterionOptions(quantile=quantile), progress=progress
+            )
+        given = found.super_experts
+        if run is not None:
+            run.add_result("expert_profile", found)
+    with terminal.track("Pruning", "conditions") as progress:
+        effects = pruning_effects(
+            opened, texts, given, mode=mode, prompt=prompt, n_random=draws, progress=progress
+        )
+    if run is not None:
+        run.add_result("expert_effects", effects)
+        terminal.wrote(str(output))
+    if save is not None:
+        terminal.wrote(save_pruned(opened, given, save))
+    table = Table("taken out", "loss (nats)", "largest activation", "attention to first token")
+    for i, name in enumerate(effects.conditions):
+        sinks = effects.sink_map[i]
+        table.add_row(
+            str(name), f"{effects.loss[i]:.3f}", f"{effects.largest[i].max():,.0f}",
+            f"{sinks.mean():.3f}" if sinks.size else "",
+        )  # fmt: skip
+    terminal.show(table)
+    return {
+        "experts": [list(e) for e in given],
+        "conditions": effects.conditions.tolist(),
+        "loss": effects.loss.tolist(),
+        "largest": effects.largest.max(1).tolist(),
+    }
+
+
+def carve(
+    terminal: Terminal,
+    *,
+    output: Folder = Path("carved"),
+    model: options.Model = None,
+    experts: NExperts = 8,
+    active: Active = None,
+    grouping: Grouping = "coactivation",
+    text: options.Text = None,
+    tokens: Tokens = 1024,
+    context: Context = 128,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+) -> dict[str, Any]:
+    """Carve a dense model into a mixture of experts that transformers loads.
+
+    Example: fluoroscope moe carve -o carved
+
+    Example: fluoroscope moe carve --experts 16 --active 8 --grouping weights -o carved16
+    """
+    from ..moe.carve import CarveOptions
+    from ..moe.carve import carve as carve_model
+    from ..probes import open_model
+    from ..probes.errors import RunExistsError
+    from ..probes.readings import next_token
+
+    chosen = CarveOptions(n_experts=experts, n_active=active, grouping=grouping, n_rows=tokens)
+    if output.exists() and any(output.iterdir()):
+        raise RunExistsError(f"{output} must be new or empty; give another folder.")
+    opened = open_model(model, device=device, dtype=dtype)
+    texts = _texts(opened, text, tokens, context)
+    with terminal.track("Carving", "layers") as progress:
+        made = carve_model(opened, texts, chosen, progress=progress)
+    made.model.module.save_pretrained(output)
+    if opened.has_tokenizer:
+        opened.tokenizer.save_pretrained(output)
+    terminal.wrote(output)
+    before, after = next_token(opened, texts).loss, next_token(made.model, texts).loss
+    terminal.show(f"Loss on the calibration texts: {before:.4f} dense, {after:.4f} carved (nats)")
+    return {"folder": str(output), "loss_dense": before, "loss_carved": after}
+
+
+def _texts(opened: Any, text: list[str] | None, tokens: int, context: int) -> Any:
+    from ..probes import open_corpus
+    from ..probes.batching import windows
+    from ..probes.readings import Texts
+
+    limit = opened.max_positions
+    found = windows(
+        opened, open_corpus(text), context=context if limit is None else min(context, limit),
+        n_tokens=tokens, per_document=4,
+    )  # fmt: skip
+    kept = [w for w in found if len(w.ids) > 1]
+    return Texts(tuple(w.ids for w in kept), tuple(w.name for w in kept))
+
+
+def _expert(name: str) -> tuple[int, int]:
+    from ..probes.errors import OptionError
+
+    layer, _, expert = name.partition(":")
+    try:
+        return int(layer), int(expert)
+    except ValueError as error:
+        raise OptionError(f"--expert must be LAYER:EXPERT such as 1:68, got {name!r}.") from error

@@ -1,0 +1,161 @@
+"""Taking experts out: as a context manager, and as a saved model.
+
+mode       what the chosen experts' tokens get
+"zero"     the expert keeps its slot and adds nothing; gate weights stay (what the paper calls pruning)
+"renorm"   the same, and the token's other gate weights grow so that their sum is what it was
+"reroute"  the expert cannot be chosen; the router decides among the others
+
+Only "zero" is the paper's (arXiv 2507.23279); the three give different numbers. Masking a gate weight
+with zero, zeroing the expert's down projection and zeroing its output agree bit for bit. A shared
+expert has no slot, so every mode zeroes its output.
+
+"reroute" gives the expert the lowest logit its type holds. Where a sigmoid router adds a correction
+bias for choice (DeepSeek-V3) that bias is read as it is; an expert chosen for its bias alone keeps a
+gate weight of zero.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..probes.errors import OptionError, RunExistsError
+from ..probes.experts import route_again
+from ..probes.model import Model
+from .layers import SHARED, Expert, MoeLayer, layer_of, moe_layers
+
+Mode = Literal["zero", "renorm", "reroute"]
+
+
+@contextmanager
+def ablate_experts(
+    model: Model, experts: Sequence[Expert], *, mode: Mode = "zero"
+) -> Iterator[None]:
+    """Take experts out while the block lasts; the model is as before afterwards.
+
+    Args:
+        model: A mixture-of-experts model.
+        experts: (layer, expert) pairs; expert -1 is the layer's shared expert.
+        mode: What their tokens get instead.
+
+    Raises:
+        NoExpertsError: The model is dense.
+        UnknownExpertError: There is no such expert.
+        OptionError: "reroute" would leave a layer fewer experts than a token is sent to.
+    """
+    if mode not in ("zero", "renorm", "reroute"):
+        raise OptionError(f"mode must be 'zero', 'renorm' or 'reroute', got {mode!r}.")
+    layers = moe_layers(model)
+    chosen: dict[int, list[int]] = defaultdict(list)
+    for expert in experts:
+        layer_of(layers, expert)
+        chosen[expert[0]].append(expert[1])
+    if mode == "reroute":
+        for layer in layers:
+            _require_enough(layer, chosen[layer.index])
+    removers: list[Callable[[], None]] = []
+    try:
+        for layer in layers:
+            routed = sorted(set(chosen[layer.index]) - {SHARED})
+            if SHARED in chosen[layer.index]:
+                removers.append(layer.shared.register_forward_hook(_nothing).remove)
+            if routed:
+                after = _rerouting(routed) if mode == "reroute" else _masking(routed, mode)
+                removers.append(layer.router.register_forward_hook(after).remove)
+        yield
+    finally:
+        for remove in removers:
+            remove()
+
+
+@torch.no_grad()
+def zero_experts(model: Model, experts: Sequence[Expert]) -> None:
+    """Zero the experts' down projections (and their biases) in place, for good.
+
+    Raises:
+        NoExpertsError: The model is dense.
+        UnknownExpertError: There is no such expert.
+    """
+    layers = moe_layers(model)
+    found = [(layer_of(layers, expert), expert[1]) for expert in experts]
+    for layer, number in found:
+        layer.down_of(number).zero_()
+        if number != SHARED and getattr(layer.experts, "has_bias", False):
+            layer.experts.down_proj_bias[number].zero_()
+
+
+def save_pruned(model: Model, experts: Sequence[Expert], folder: str | Path) -> Path:
+    """Save the model with the experts' down projections zeroed; `from_pretrained` loads it.
+
+    The model in hand stays as it is. Only mode "zero" can be saved: no standard architecture has a
+    place for renormalised gates or for experts that may not be chosen.
+
+    Raises:
+        RunExistsError: The folder exists and holds something.
+        UnknownExpertError: There is no such expert.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise RunExistsError(f"{folder} must be new or empty; give another folder.")
+    layers = moe_layers(model)
+    kept = [(layer_of(layers, e), e[1]) for e in experts]
+    weights = [layer.down_of(number).detach().clone() for layer, number in kept]
+    biases = [
+        layer.experts.down_proj_bias[number].detach().clone()
+        if number != SHARED and getattr(layer.experts, "has_bias", False)
+        else None
+        for layer, number in kept
+    ]
+    try:
+        zero_experts(model, experts)
+        model.module.save_pretrained(folder)
+    finally:
+        with torch.no_grad():
+            for (layer, number), weight, bias in zip(kept, weights, biases, strict=True):
+                layer.down_of(number).copy_(weight)
+                if bias is not None:
+                    layer.experts.down_proj_bias[number].copy_(bias)
+    if model.has_tokenizer:
+        model.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _nothing(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+    return torch.zeros_like(output)
+
+
+def _masking(experts: list[int], mode: Mode) -> Callable[..., Any]:
+    def after(module: nn.Module, args: Any, output: Any) -> Any:
+        logits, weights, ids = output
+        out = torch.isin(ids, torch.tensor(experts, device=ids.device))
+        masked = weights.masked_fill(out, 0.0)
+        if mode == "renorm":
+            left, whole = masked.sum(-1, keepdim=True), weights.sum(-1, keepdim=True)
+            masked = torch.where(left > 0, masked * (whole / left.clamp(min=1e-30)), masked)
+        return logits, masked, ids
+
+    return after
+
+
+def _rerouting(experts: list[int]) -> Callable[..., Any]:
+    def after(module: nn.Module, args: Any, output: Any) -> Any:
+        lowered = output[0].clone()
+        lowered[:, experts] = torch.finfo(lowered.dtype).min / 2
+        return route_again(module, lowered)
+
+    return after
+
+
+def _require_enough(layer: MoeLayer, experts: list[int]) -> None:
+    left = layer.n_experts - len(set(experts) - {SHARED})
+    if left < layer.n_active:
+        raise OptionError(
+            f"mode='reroute' must leave layer {layer.index} at least {layer.n_active} experts, the "
+            f"number a token is sent to; {left} would be left. Use mode='zero'."
+        )

@@ -1,0 +1,123 @@
+"""What experts hold up: identities of the decay rate, planted experts, confirmation."""
+
+import pytest
+import torch
+
+from fluoroscope.moe.ablate import ablate_experts
+from fluoroscope.moe.confirm import confirm_experts, data_agnosticism
+from fluoroscope.moe.criterion import CriterionOptions
+from fluoroscope.moe.effects import (
+    decay_of_masses,
+    matched_random,
+    pruning_effects,
+    repetition,
+    sink_decay,
+)
+from fluoroscope.moe.layers import SHARED, moe_layers
+from fluoroscope.probes.errors import OptionError
+from fluoroscope.probes.readings import next_token
+from tests.moe.planting import PLANTED, grown, plant
+from tests.moe.test_criterion import texts
+
+
+def attention(n_heads: int = 3, n: int = 20) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(n_heads, n, n, generator=generator)
+    allowed = torch.ones(n, n, dtype=torch.bool).tril()
+    return scores.masked_fill(~allowed, -torch.inf).softmax(-1)
+
+
+def test_decay_identities() -> None:
+    before = attention()
+    assert sink_decay(before, before)[0] == pytest.approx(0.0)
+    gone, doubled = before.clone(), before.clone()
+    gone[..., 0] = 0
+    doubled[..., 0] *= 2
+    assert sink_decay(before, gone)[0] == pytest.approx(1.0)
+    assert sink_decay(before, doubled)[0] == pytest.approx(-1.0)
+    half = before.clone()
+    half[..., [0, 5]] *= 0.5
+    assert sink_decay(before, half, [0, 5])[0] == pytest.approx(0.5)
+
+
+def test_heads_without_a_sink_are_left_out_and_counted() -> None:
+    masses = torch.tensor([0.5, 0.005, 0.2])
+    assert decay_of_masses(masses, torch.tensor([0.25, 9.0, 0.1])) == (pytest.approx(0.5), 1)
+    rate, ignored = decay_of_masses(masses[1:2], masses[1:2])
+    assert rate != rate
+    assert ignored == 1
+    with pytest.raises(OptionError, match="longer than"):
+        sink_decay(attention(n=8), attention(n=8))
+
+
+def test_repetition_in_closed_form() -> None:
+    assert repetition(list(range(10))) == 0
+    assert repetition([1, 2] * 8) == pytest.approx(1 - 2 / 13)
+    assert repetition([1, 2]) == 0
+
+
+def test_random_experts_are_of_the_same_layers_and_others() -> None:
+    import numpy as np
+
+    layers = moe_layers(grown("deepseek_v2"))
+    wanted = [(2, 3), (2, 5), (4, SHARED)]
+    for seed in range(20):
+        drawn = matched_random(layers, wanted, np.random.default_rng(seed))
+        assert sorted(layer for layer, _ in drawn) == [2, 2, 4]
+        assert len(set(drawn)) == 3
+        assert not set(drawn) & set(wanted)
+
+
+def test_planted_experts_alone_change_what_they_hold_up() -> None:
+    model = plant(grown("qwen3_moe"))
+    found = pruning_effects(model, texts(), PLANTED, prompt="ab", n_random=2)
+    whole, without, random = found.largest.max(1)
+    assert whole > 1000
+    assert without < 10
+    assert random == pytest.approx(whole, rel=0.2)
+    assert found.decay[0].tolist() == pytest.approx([0.0] * model.n_layers)
+    after = found.attention_layers > PLANTED[0][0]
+    assert abs(found.decay[1, after]).max() > 10 * abs(found.decay[2, after]).max()
+    assert found.n_removed.tolist() == [0, 3, 3]
+    assert len(found.random_loss) == 2
+    with pytest.raises(OptionError, match="at least one expert"):
+        pruning_effects(model, texts(), [])
+
+
+def test_effects_survive_their_file(tmp_path) -> None:
+    import h5py
+
+    from fluoroscope.moe.effects import PruningEffects
+
+    found = pruning_effects(plant(grown("mixtral")), texts(), PLANTED[:1], n_random=1)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        found.save(file.create_group("x"))
+        again = PruningEffects.load(file["x"])
+    assert again.conditions.tolist() == found.conditions.tolist()
+
+
+def test_confirmation_is_the_loss_with_and_without() -> None:
+    model = plant(grown("mixtral"))
+    candidates = [PLANTED[0], PLANTED[1], (5, 3)]
+    found = confirm_experts(model, texts(), candidates, n_random=3)
+    baseline = next_token(model, texts()).loss
+    assert found.baseline == baseline
+    for number, expert in enumerate(candidates):
+        with ablate_experts(model, [expert]):
+            assert found.alone[number] == next_token(model, texts()).loss - baseline
+    with ablate_experts(model, candidates):
+        assert found.together == next_token(model, texts()).loss - baseline
+    assert found.random.shape == (3, 3)
+    assert (found.confirmed == (found.alone > found.random.max(1))).all()
+    with pytest.raises(OptionError):
+        confirm_experts(model, texts(), [])
+
+
+def test_every_corpus_finds_the_planted_experts() -> None:
+    model = plant(grown("qwen2_moe"))
+    corpora = {name: texts(seed=seed) for seed, name in enumerate("abc")}
+    found = data_agnosticism(model, corpora, CriterionOptions(quantile=95.0))
+    assert sorted(found.everywhere) == sorted(PLANTED)
+    assert found.jaccard.tolist() == [[1.0] * 3] * 3
+    with pytest.raises(OptionError, match="two corpora"):
+        data_agnosticism(model, {"a": texts()})
