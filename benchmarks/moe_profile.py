@@ -49,7 +49,7 @@ def main() -> None:
             opened(ids, use_cache=False)
 
     def eager() -> None:
-        before = opened.module.config._experts_implementation
+        before = opened.module.config._experts_implementation or "eager"
         opened.module.set_experts_implementation("eager")
         forward()
         opened.module.set_experts_implementation(before)

@@ -16,6 +16,8 @@ import json
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,12 +70,12 @@ def main() -> None:
             )
         return time.perf_counter() - started, out[0, len(prompt) :].tolist(), 0
 
-    contestants = {name: lambda text, name=name: ours(name, text) for name in made}
+    contestants: dict[str, Callable[[str], tuple[float, list[int], int]]] = {
+        name: partial(ours, name) for name in made
+    }
     if not given.no_peers:
-        contestants["model.generate"] = lambda text: theirs(text)
-        contestants["generate, prompt lookup"] = lambda text: theirs(
-            text, prompt_lookup_num_tokens=10
-        )
+        contestants["model.generate"] = theirs
+        contestants["generate, prompt lookup"] = partial(theirs, prompt_lookup_num_tokens=10)
     for run in contestants.values():
         run("Say hello.")
     runs: dict[str, list[Run]] = defaultdict(list)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,8 @@ def save_learned(engine: Speculative, file: Path | str) -> None:
         raise LearnedError(f"{engine.about.name!r} keeps nothing between prompts.")
     path = Path(file)
     with replacing(path) as partial, partial.open("wb") as out:
-        np.savez_compressed(out, **memory, **{FACTS: np.array(json.dumps(_facts(engine)))})
+        everything: dict[str, Any] = memory | {FACTS: np.array(json.dumps(_facts(engine)))}
+        np.savez_compressed(out, **everything)
 
 
 def load_learned(engine: Speculative, file: Path | str) -> None:

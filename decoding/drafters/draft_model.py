@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -165,7 +164,7 @@ def open_draft(target: Model, options: DraftModelOptions) -> DraftModel:
 def _find(target: Model, draft: str | Model | None) -> Model:
     if isinstance(draft, Model):
         return draft
-    name = str(files(__package__).joinpath(SHIPPED)) if draft is None else draft
+    name = str(Path(__file__).with_name(SHIPPED)) if draft is None else draft
     if draft is not None and not name.endswith(".safetensors"):
         return open_model(name, device=target.device, dtype=target.dtype)
     if draft is None and not Path(name).is_file():

@@ -1,7 +1,7 @@
 """Students: small draft models distilled from a target, which share its embedding and vocabulary."""
 
 from .distil import Distilled, DistilOptions, distil
-from .prompts import training_prompts
+from .prompts import training_passages, training_prompts
 from .student import Student, new_student, open_student, save_student
 from .texts import write_texts
 
@@ -13,6 +13,7 @@ __all__ = [
     "new_student",
     "open_student",
     "save_student",
+    "training_passages",
     "training_prompts",
     "write_texts",
 ]

@@ -175,7 +175,7 @@ def _loss(student: Student, texts: list[list[int]], states: list[Tensor]) -> Flo
     module = student.model.module
     head = module.lm_head
     assert isinstance(head, CutUnembedding)
-    ids, real = _padded(texts, head.cut.device)
+    ids, real = _padded(texts, student.model.device)
     own = module.model(ids, use_cache=False).last_hidden_state[real]
     with torch.no_grad():
         taught = head.narrow(torch.cat(states).to(own)).log_softmax(-1)

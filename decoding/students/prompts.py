@@ -76,6 +76,13 @@ def training_prompts(n: int, *, seed: int = 0) -> list[str]:
     return [draw.choice(makers)(draw) for _ in range(n)]
 
 
+def training_passages(n: int) -> list[str]:
+    """Passages of the standard library's docstrings, spread evenly over those there are."""
+    found = _passages()
+    every = max(1, len(found) // max(n, 1))
+    return found[::every][:n]
+
+
 def _request(draw: random.Random) -> str:
     return draw.choice(REQUESTS).format(
         topic=draw.choice(TOPICS),

@@ -34,6 +34,9 @@ class CutUnembedding(nn.Module):
         ids: Tokens that get logits.
     """
 
+    ids: Tensor
+    cut: Tensor
+
     def __init__(self, weight: Float[Tensor, "d_vocab d_model"], ids: Sequence[int]) -> None:
         super().__init__()
         chosen = torch.tensor(list(ids), dtype=torch.int64)
@@ -101,8 +104,9 @@ def new_student(
     for number, layer in enumerate(own.layers):
         for part in layer.modules():
             if hasattr(part, "layer_idx"):
-                part.layer_idx = number
+                setattr(part, "layer_idx", number)  # noqa: B010 modules take any attribute
     unembedding = module.get_output_embeddings()
+    assert unembedding is not None
     small.lm_head = CutUnembedding(unembedding.weight, ids)
     small.generation_config = copy.deepcopy(module.generation_config)
     small.eval()

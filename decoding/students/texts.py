@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -84,7 +85,7 @@ def _answer(
     drawn = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        made = model.module.generate(
+        made = cast("Any", model.module).generate(
             block, attention_mask=real, max_new_tokens=n_new, pad_token_id=pad, **drawn
         )
     ends = model.module.generation_config.eos_token_id
