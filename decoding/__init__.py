@@ -20,6 +20,7 @@ from .drafters.dyspec import DySpec
 from .drafters.hybrid import Hybrid
 from .drafters.prompt_lookup import PromptLookup
 from .drafters.rsd import RsdConstant, RsdStochastic
+from .drafters.stand import Stand
 from .drafters.suffix import SuffixDecoding
 from .drafters.token_recycling import TokenRecycling
 from .engine import About, Engine, State
@@ -75,6 +76,7 @@ __all__ = [
     "SparseProbs",
     "Speculative",
     "SpeculativeOptions",
+    "Stand",
     "State",
     "Stats",
     "Step",

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float
-from torch import Tensor
-
-from ..tree import DraftTree
+from ..tree import DraftTree, Law, Proposal
 
 
 class Drawing:
@@ -21,7 +18,7 @@ class Drawing:
         self.parents: list[int] = []
         self._shares: list[float] = []
         self._depths: list[int] = []
-        self._rows: dict[int, Float[Tensor, " d_vocab"]] = {}
+        self._rows: dict[int, Proposal] = {}
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -30,7 +27,7 @@ class Drawing:
         """Depth of a node; 1 right after the root."""
         return self._depths[node]
 
-    def expand(self, node: int, row: Float[Tensor, " d_vocab"]) -> None:
+    def expand(self, node: int, row: Proposal) -> None:
         """Say what the children of a node will be drawn from."""
         self._rows[node] = row
 
@@ -42,14 +39,14 @@ class Drawing:
         self._depths.append(1 if parent < 0 else self._depths[parent] + 1)
         return len(self.tokens) - 1
 
-    def build(self) -> DraftTree:
+    def build(self, law: Law = "without_replacement") -> DraftTree:
         """The tree, with the distributions of the nodes that have children."""
-        expanded = set(self.parents)
+        expanded = set(self.parents) if law != "point" else set()
         return DraftTree(
             tuple(self.tokens),
             tuple(self.parents),
             tuple(self._shares),
-            law="without_replacement",
+            law=law,
             proposals={node: row for node, row in self._rows.items() if node in expanded},
             sources=(self._source,) * len(self.tokens),
         )

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 from transformers import LogitsProcessorList
 from transformers.generation.candidate_generator import PromptLookupCandidateGenerator
 
@@ -31,6 +32,7 @@ from fluoroscope.decoding.drafter import NoDrafter
 from fluoroscope.decoding.drafters.aggressive import SourceDrafter
 from fluoroscope.decoding.drafters.prompt_lookup import PromptLookupDrafter, PromptLookupOptions
 from fluoroscope.decoding.drafters.rsd import condition_maximum
+from fluoroscope.decoding.drafters.stand import NgramTable, StandDrafter
 from fluoroscope.decoding.drafters.suffix import SuffixDrafter, SuffixOptions
 from fluoroscope.decoding.drafters.suffix_index import SuffixIndex
 from fluoroscope.decoding.drafters.token_recycling import TEMPLATE, TokenRecyclingDrafter
@@ -163,6 +165,33 @@ def test_source_is_found_again_by_the_shortest_unique_suffix() -> None:
     assert drafter.locate([5]) is None
 
 
+def test_stands_table_is_a_running_mean_of_the_likeliest_ten() -> None:
+    """The paper's worked example, tokens numbered Bob 0, Mary 1, Tom 2, Sue 3."""
+    table = NgramTable()
+    table.update([5, 6, 7, 8], {0: 0.7, 1: 0.2, 2: 0.05})
+    table.update([5, 6, 7, 8], {0: 0.3, 1: 0.6, 3: 0.05})
+    mean = table.lookup([9, 5, 6, 7, 8])
+    assert mean == pytest.approx({0: 0.5, 1: 0.4, 2: 0.025, 3: 0.025})
+    assert table.lookup([0, 0, 7, 8]) == mean
+    assert table.lookup([0, 0, 0, 8]) == {}
+    table.update([1, 1], dict.fromkeys(range(20), 0.05))
+    assert len(table.lookup([1, 1])) == 10
+
+
+def test_stand_draws_siblings_as_sequential_sampling_does() -> None:
+    """Ordered pairs of three tokens, 6,000 draws, chi-square; a false alarm has probability 1e-5."""
+    probs = {0: 0.6, 1: 0.3, 2: 0.1}
+    drafter = StandDrafter((2,), greedy=False, seed=0)
+    drafter.table.update([1, 2], probs)
+    counts = Counter(drafter.propose([1, 2], 2).tokens for _ in range(6000))
+    pairs = [(a, b) for a in probs for b in probs if a != b]
+    law = [probs[a] * probs[b] / (1 - probs[a]) * 6000 for a, b in pairs]
+    assert chisquare([counts[pair] for pair in pairs], law).pvalue > 1e-5
+    again = StandDrafter((2,), greedy=False, seed=0)
+    again.remember(drafter.memory())
+    assert again.table.lookup([1, 2]) == pytest.approx(probs)
+
+
 def test_conditioned_gumbels_have_the_maximum_asked_for_and_keep_their_order() -> None:
     noise = torch.tensor([0.3, -1.0, 2.5, -torch.inf], dtype=torch.float64)
     got = condition_maximum(noise, 0.7)
@@ -189,7 +218,7 @@ def test_thrift_keeps_what_pays() -> None:
 
 def test_what_was_learned_is_kept_and_refused_elsewhere(tiny_llama, tmp_path) -> None:
     rules = Stopping(max_new_tokens=20, ignore_eos=True)
-    for name in ("token-recycling", "suffix", "hybrid"):
+    for name in ("token-recycling", "suffix", "hybrid", "stand"):
         engine = make_engine(tiny_llama, name, thrifty=False)
         first = engine.generate("abcabc", stopping=rules)[0]
         save_learned(engine, tmp_path / "kept.npz")
@@ -198,7 +227,7 @@ def test_what_was_learned_is_kept_and_refused_elsewhere(tiny_llama, tmp_path) ->
         again = fresh.generate("abcabc", stopping=rules)[0]
         assert again.token_ids == first.token_ids
         assert again.stats.n_forward <= first.stats.n_forward
-    with pytest.raises(LearnedError, match="engine: hybrid here suffix"):
+    with pytest.raises(LearnedError, match="engine: stand here suffix"):
         load_learned(make_engine(tiny_llama, "suffix"), tmp_path / "kept.npz")
     with pytest.raises(LearnedError, match="keeps nothing"):
         save_learned(make_engine(tiny_llama, "prompt-lookup"), tmp_path / "none.npz")

@@ -102,7 +102,7 @@ def test_sampling_with_a_seed_equals_generate_with_it(engine: str, tiny_llama, s
     own = tiny_llama.generate(
         ids(1), do_sample=True, max_new_tokens=12, eos_token_id=None, pad_token_id=258, **options
     )
-    if engine not in DRAFTED:
+    if engine not in DRAFTED | {"stand"}:
         assert list(made.token_ids) == own[0, 7:].tolist()
     again = generate(tiny_llama, ids(1)[0], engine=engine, max_new_tokens=12, seed=seed,
                      ignore_eos=True, **options, **needs)[0]  # fmt: skip
