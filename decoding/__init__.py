@@ -14,6 +14,7 @@ from .beliefs import Beliefs
 from .cost import CostCurve, cost_curve
 from .custom_generate import as_custom_generate
 from .drafter import Drafter, Observation
+from .drafters.aded import Aded
 from .drafters.aggressive import Aggressive
 from .drafters.draft_chain import DraftChain
 from .drafters.dyspec import DySpec
@@ -45,6 +46,7 @@ __all__ = [
     "RULES",
     "About",
     "AcceptanceRule",
+    "Aded",
     "Aggressive",
     "Beliefs",
     "CostCurve",

@@ -40,7 +40,8 @@ LONGEST = 64
 KEPT = {"classes", "conditions", "checks", "sites", "stop_reason", "engine", "modules", "phases"}
 """Text arrays that hold the toolkit's own names."""
 KEPT_ATTRIBUTES = {
-    "kind", "kinds", "engine", "summary", "paper", "options", "model", "label", "source", "doc",
+    "kind", "kinds", "sources",
+    "engine", "summary", "paper", "options", "model", "label", "source", "doc",
     "axes", "unit", "dtype",
 }  # fmt: skip
 """Text attributes of the same sort."""

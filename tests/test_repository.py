@@ -81,7 +81,9 @@ def test_no_copied_model_code() -> None:
 @pytest.mark.parametrize("room", ["probes", "decoding", "reports"])
 def test_public_names_are_listed_sorted_and_there(room: str) -> None:
     module = importlib.import_module(f"fluoroscope.{room}")
-    assert list(module.__all__) == sorted(module.__all__)
+    # Constants, classes, functions, as ruff sorts them.
+    by_kind = sorted(module.__all__, key=lambda n: (not n.isupper(), not n[0].isupper(), n))
+    assert list(module.__all__) == by_kind
     for name in module.__all__:
         assert getattr(module, name) is not None
 

@@ -47,9 +47,9 @@ def distil(
     An interrupted call goes on where it stopped. The student that comes with the package, for the
     embedded model, was made with the defaults.
 
-    Example: fluoroscope engines draft-chain
+    Example: fluoroscope distil -o out/student.safetensors
 
-    Example: fluoroscope decode --engine draft-chain --prompt 'Once upon a time'
+    Example: fluoroscope distil -o out/try.safetensors --prompts 32 --max-new-tokens 8 --steps 5
     """
     from ..decoding.students import (
         DistilOptions,

@@ -29,6 +29,7 @@ from fluoroscope.decoding import (
     save_learned,
 )
 from fluoroscope.decoding.drafter import NoDrafter
+from fluoroscope.decoding.drafters.aded import AdedDrafter, AdedOptions
 from fluoroscope.decoding.drafters.aggressive import SourceDrafter
 from fluoroscope.decoding.drafters.prompt_lookup import PromptLookupDrafter, PromptLookupOptions
 from fluoroscope.decoding.drafters.rsd import condition_maximum
@@ -192,6 +193,31 @@ def test_stand_draws_siblings_as_sequential_sampling_does() -> None:
     assert again.table.lookup([1, 2]) == pytest.approx(probs)
 
 
+@pytest.mark.parametrize("search", ["puct", "best-first"])
+@pytest.mark.parametrize("as_shipped", [False, True])
+def test_aded_drafts_chains_of_stored_trigrams(search: str, *, as_shipped: bool) -> None:
+    text = [1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3, 4, 6, 2, 3, 4]
+    drafter = AdedDrafter(AdedOptions(search=search, as_shipped=as_shipped))
+    drafter.begin(text)
+    known = set(zip(text, text[1:], text[2:], strict=False))
+    tree = drafter.propose([9, 1, 2], 64)
+    assert max(tree.depths) <= 4
+    assert tree.tokens[0] == 3
+    for node in range(len(tree)):
+        said = [1, 2, *(tree.tokens[step] for step in tree.path(node))]
+        assert tuple(said[-3:]) in known
+    assert drafter.table.successors((2, 3))[0] == (4, pytest.approx(3 / 4))
+    assert not len(drafter.propose([7], 8))
+    root = drafter.search((1, 2))
+    assert root.visits == 150
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        assert node.visits >= sum(child.visits for child in node.children)
+        waiting += node.children
+    assert ((drafter.table.rows()[:, 3] > 0) & (drafter.table.rows()[:, 3] <= 3)).all()
+
+
 def test_conditioned_gumbels_have_the_maximum_asked_for_and_keep_their_order() -> None:
     noise = torch.tensor([0.3, -1.0, 2.5, -torch.inf], dtype=torch.float64)
     got = condition_maximum(noise, 0.7)
@@ -218,7 +244,7 @@ def test_thrift_keeps_what_pays() -> None:
 
 def test_what_was_learned_is_kept_and_refused_elsewhere(tiny_llama, tmp_path) -> None:
     rules = Stopping(max_new_tokens=20, ignore_eos=True)
-    for name in ("token-recycling", "suffix", "hybrid", "stand"):
+    for name in ("token-recycling", "suffix", "hybrid", "stand", "aded"):
         engine = make_engine(tiny_llama, name, thrifty=False)
         first = engine.generate("abcabc", stopping=rules)[0]
         save_learned(engine, tmp_path / "kept.npz")
@@ -227,7 +253,7 @@ def test_what_was_learned_is_kept_and_refused_elsewhere(tiny_llama, tmp_path) ->
         again = fresh.generate("abcabc", stopping=rules)[0]
         assert again.token_ids == first.token_ids
         assert again.stats.n_forward <= first.stats.n_forward
-    with pytest.raises(LearnedError, match="engine: stand here suffix"):
+    with pytest.raises(LearnedError, match="engine: aded here suffix"):
         load_learned(make_engine(tiny_llama, "suffix"), tmp_path / "kept.npz")
     with pytest.raises(LearnedError, match="keeps nothing"):
         save_learned(make_engine(tiny_llama, "prompt-lookup"), tmp_path / "none.npz")

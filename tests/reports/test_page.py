@@ -174,7 +174,7 @@ def test_switches_search_and_help_work(opened: Opened) -> None:
     tab = opened.page
     token = tab.locator(".stream .tok").first
     before = token.get_attribute("class")
-    tab.locator("#prompt-0 select.channel").select_option("none")
+    tab.locator("#trace-plain-prompt-0 select.channel").select_option("none")
     assert " q" not in token.get_attribute("class")
     assert before != token.get_attribute("class")
     light = tab.evaluate("getComputedStyle(document.body).backgroundColor")
