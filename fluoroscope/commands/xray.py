@@ -58,7 +58,9 @@ def xray(
     Example: fluoroscope xray --text README.md --tokens 1024 -o readme.h5
     """
     from ..decoding import RollBackError, Stopping, make_engine, save_generations
+    from ..moe.xray import expert_readings
     from ..probes import capture_corpus, check_sites, open_corpus, open_model
+    from ..probes.readings import texts_of
     from ..reports import build_report
 
     per_document = PER_DOCUMENT if text is None else None
@@ -89,13 +91,20 @@ def xray(
                 found = analyse(progress)
             if found is not None:
                 run.add_result(name, found)
+    if again or "expert_profile" not in run.results:
+        texts = texts_of(run, n_tokens=FEW)
+        with terminal.track("Experts", "units") as progress:
+            for name, found in expert_readings(opened, texts, progress=progress).items():
+                run.add_result(name, found)
     chat = opened.has_tokenizer and opened.tokenizer.chat_template is not None
     rules = Stopping(max_new_tokens=NEW_TOKENS)
     for name in ENGINES:
         if not again and name in run.traces:
             continue
         terminal.say(f"Decoding the traced generation with {name}")
-        engine = make_engine(opened, name)
+        # Drafts are verified whole, so that the page shows what each method proposes.
+        whole = {} if name == "plain" else {"thrifty": False}
+        engine = make_engine(opened, name, **whole)
         sites = ["layers.*.resid_post"] if name == "plain" else []
         try:
             made = engine.generate(prompt, stopping=rules, chat=chat, sites=sites)
