@@ -44,8 +44,8 @@ def engines(groups: dict[str, h5py.Group]) -> Section:
         id="engines",
         title="Engines compared",
         chapter="Decode trace",
-        intro="One run each, tracing included; seconds on a busy machine are no benchmark. An X-ray has "
-        "drafts verified whole; engines used for speed cut them to what pays (option thrifty).",
+        intro="One run each, traced; seconds on a busy machine are no benchmark. An X-ray verifies "
+        "drafts whole; by default engines cut them to what pays (option thrifty).",
         figures=(
             Figure(
                 id="engines-table",
