@@ -56,6 +56,8 @@ bench: $(VENV)/.full ## what is measured against whom; prints tables, asserts no
 	$(BIN)/python benchmarks/capture.py
 	$(BIN)/python benchmarks/read_batches.py
 	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/spec_bench.py
+	$(BIN)/python benchmarks/moe_profile.py
 
 clean:           ## remove the environment and everything generated
 	rm -rf $(VENV) .venvs build out *.egg-info

@@ -23,6 +23,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from ..probes.capture import unobserved
 from ..probes.errors import OptionError
 from .engine import Engine
 
@@ -93,7 +94,8 @@ def _write(
 ) -> list[int]:
     """Step until a criterion holds; the criteria see the text as `generate` would show it."""
     prompt = row if mask is None or mask.ndim != 1 else row[mask.bool()]
-    engine.prepare()
+    with unobserved(engine.model):
+        engine.prepare()
     state = engine.begin(prompt, processors=processors)
     limit = engine.model.max_positions or 10**9
     emitted: list[int] = []

@@ -53,6 +53,9 @@ class Drafter(ABC):
     prompt_rows: int = 0
     """How many of the prompt's last rows of logits `begin` wants; they cost an unembedding each."""
 
+    def reseed(self, seed: int) -> None:
+        """Begin the drafter's own draws anew, if it draws; called before every text."""
+
     def begin(
         self, prompt: Sequence[int], logits: Float[Tensor, "rows d_vocab"] | None = None
     ) -> None:

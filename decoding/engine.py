@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from ..probes import Capture, Model, capture
+from ..probes.capture import unobserved
 from .errors import PromptError
 from .generation import Generation, Stats
 from .rowlog import RowLog
@@ -75,7 +76,7 @@ class Engine(ABC):
     def prepare(self) -> None:
         """Whatever runs the model once for other reasons than the text, such as measuring it.
 
-        Called before a generation, outside of any capture.
+        Called before a generation; no capture sees these passes.
         """
 
     @abstractmethod
@@ -194,7 +195,7 @@ class _Loop:
 
     def tokens(self) -> Iterator[Emitted]:
         """Run to the end, handing out tokens as they come."""
-        with torch.inference_mode():
+        with torch.inference_mode(), unobserved(self._engine.model):
             self._engine.prepare()
         started = time.perf_counter()
         with ExitStack() as stack:

@@ -10,34 +10,45 @@ from typing import Any
 import numpy as np
 
 from ..probes.runfile.atomic import replacing
+from .engine import Engine
 from .errors import LearnedError
 from .speculative import Speculative
 
 FACTS = "facts"
 
 
-def save_learned(engine: Speculative, file: Path | str) -> None:
+def require_learning(engine: Engine) -> Speculative:
+    """The engine, if it is of a kind that learns from its prompts.
+
+    Raises:
+        LearnedError: It keeps nothing between prompts.
+    """
+    if not isinstance(engine, Speculative) or not engine.drafter.memory():
+        raise LearnedError(f"{engine.about.name!r} keeps nothing between prompts.")
+    return engine
+
+
+def save_learned(engine: Engine, file: Path | str) -> None:
     """Write what an engine learned from its prompts; the file appears whole or not at all.
 
     Raises:
         LearnedError: This engine learns nothing.
     """
-    memory = engine.drafter.memory()
-    if not memory:
-        raise LearnedError(f"{engine.about.name!r} keeps nothing between prompts.")
+    memory = require_learning(engine).drafter.memory()
     path = Path(file)
     with replacing(path) as partial, partial.open("wb") as out:
         everything: dict[str, Any] = memory | {FACTS: np.array(json.dumps(_facts(engine)))}
         np.savez_compressed(out, **everything)
 
 
-def load_learned(engine: Speculative, file: Path | str) -> None:
+def load_learned(engine: Engine, file: Path | str) -> None:
     """Give an engine what another of its kind learned.
 
     Raises:
-        LearnedError: The file is damaged, or of another engine, vocabulary or tokenizer.
+        LearnedError: The engine learns nothing, or the file is damaged, or of another engine,
+            vocabulary or tokenizer.
     """
-    path = Path(file)
+    path, learning = Path(file), require_learning(engine)
     try:
         with np.load(path, allow_pickle=False) as held:
             memory = {name: held[name] for name in held.files}
@@ -50,10 +61,10 @@ def load_learned(engine: Speculative, file: Path | str) -> None:
             f"{k}: {facts.get(k)} here {wanted[k]}" for k in wanted if facts.get(k) != wanted[k]
         )
         raise LearnedError(f"{path.name} was learned elsewhere ({differing}).")
-    engine.drafter.remember(memory)
+    learning.drafter.remember(memory)
 
 
-def _facts(engine: Speculative) -> dict[str, object]:
+def _facts(engine: Engine) -> dict[str, object]:
     model = engine.model
     return {
         "engine": engine.about.name,

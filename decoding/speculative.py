@@ -34,6 +34,9 @@ from .treecheck import branching_fault
 
 logger = logging.getLogger(__name__)
 
+DRAFT_SEED = 0x5EED0000
+"""Added to the seed for a drafter's own draws, which must not be the target's."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeculativeOptions(SamplingOptions):
@@ -160,6 +163,7 @@ class Speculative(Engine):
 
     Options: ClassVar[type[Any]] = SpeculativeOptions
     _learned: Drafter | None = None
+    _thrift: Thrift | None = None
 
     @abstractmethod
     def make_drafter(self) -> Drafter:
@@ -195,9 +199,13 @@ class Speculative(Engine):
             RollBackError: The model's state cannot be cut back.
         """
         options = self.options
-        if not options.keep:
-            self.drafter.forget()
         drafter = self.drafter
+        if not options.keep:
+            drafter.forget()
+            self._thrift = None
+        if options.thrifty and self._thrift is None:
+            self._thrift = Thrift(cost_curve(self.model).seconds)
+        drafter.reseed(options.seed + DRAFT_SEED)
         target = Target(self.model, rolls_back=True)
         prompt = prompt_ids.to(self.model.device)
         logits = target.prefill(prompt, keep=max(1, drafter.prompt_rows))
@@ -209,7 +217,7 @@ class Speculative(Engine):
             rule=self._rule(drafter),
             sampler=Sampler(options, self.model.device, processors),
             max_draft=options.max_draft,
-            thrift=Thrift(cost_curve(self.model).seconds) if options.thrifty else None,
+            thrift=self._thrift if options.thrifty else None,
         )
 
     def _rule(self, drafter: Drafter) -> AcceptanceRule:

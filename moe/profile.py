@@ -61,12 +61,11 @@ def profile_experts(
         expert_statistics(model, rows=rows) as found,
         _residual_sizes(model, largest, medians),
     ):
-        for numbers, ids in texts.batches(batch_tokens):
+        for _, ids in texts.batches(batch_tokens):
             model(ids, use_cache=False)
             done += ids.numel()
             if progress is not None:
                 progress(done, texts.n_tokens, "experts")
-            del numbers
     return summarise(
         model, found, largest, medians / max(len(texts), 1), options, rows=rows, error=error
     )

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from einops import rearrange
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 Sink = Callable[[str, Tensor], None]
 """Takes a site's name and the rows of one forward pass."""
+
+_unobserved: WeakSet[nn.Module] = WeakSet()
+"""Modules whose passes no capture sees just now."""
 
 _active: WeakKeyDictionary[nn.Module, list[Capture]] = WeakKeyDictionary()
 """Captures under way, by module: a pass may stop early only when all of them have enough."""
@@ -147,10 +150,14 @@ class Capture(Mapping[str, Tensor]):
         self._sources.clear()
 
     def _begin(self, forward: Forward) -> None:
+        if self._model.module in _unobserved:
+            return
         self._forward = forward
         self._fired.clear()
 
     def _end(self) -> None:
+        if self._model.module in _unobserved:
+            return
         self._missed |= set(self._sites) - self._fired
         self._forward = None
 
@@ -175,6 +182,8 @@ class Capture(Mapping[str, Tensor]):
 
     def _visitor(self, site: Site) -> Callable[[Tensor], Tensor | None]:
         def visit(value: Tensor) -> Tensor | None:
+            if self._model.module in _unobserved:
+                return None
             replacement = self._see(site, value)
             self._fired.add(site.name)
             if all(capture._satisfied() for capture in _active[self._model.module]):
@@ -283,6 +292,21 @@ def capture(
             f"A forward pass ended without reaching {_short(sorted(held._missed))}. The model took a "
             "path that skips them; leave them out, or capture them where they run."
         )
+
+
+@contextmanager
+def unobserved(model: Model) -> Iterator[None]:
+    """Let no capture see the passes inside the block: measuring a model is not what it says.
+
+    Interventions go on as they are.
+    """
+    already = model.module in _unobserved
+    _unobserved.add(model.module)
+    try:
+        yield
+    finally:
+        if not already:
+            _unobserved.discard(model.module)
 
 
 def _retained(value: Tensor, site: Site) -> Tensor | None:

@@ -128,7 +128,7 @@ def _sections(run: Run, environment: Environment, only: Sequence[str] | None) ->
         if len(shown) > 1:
             yield engines({name: subgroup(file, f"trace/{name}") for name in shown})
         for name in shown:
-            yield trace(name, subgroup(file, f"trace/{name}"), context)
+            yield trace(name, subgroup(file, f"trace/{name}"), context, alone=len(shown) == 1)
         for name in sorted(run.results, key=_place):
             if only is None or name in only:
                 stored = read_stored(name, subgroup(file, f"results/{name}"))

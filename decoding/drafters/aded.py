@@ -137,8 +137,12 @@ class AdedDrafter(Drafter):
 
     def __init__(self, options: AdedOptions, texts: Sequence[Sequence[int]] = ()) -> None:
         self._options, self._texts = options, texts
-        self._draw = np.random.default_rng(options.seed)
+        self._draw = np.random.default_rng(0)
         self.forget()
+
+    def reseed(self, seed: int) -> None:
+        """Begin the rollouts' draws anew."""
+        self._draw = np.random.default_rng(seed)
 
     def begin(
         self, prompt: Sequence[int], logits: Float[Tensor, "rows d_vocab"] | None = None
@@ -215,9 +219,9 @@ class AdedDrafter(Drafter):
 
     def _value(self, node: Visited, depth: int) -> float:
         """Mean share of the tokens on the way here and on a random way on."""
-        shares = [n.prior for n in node.path()]
         if self._options.as_shipped:
             return 1.0
+        shares = [n.prior for n in node.path()]
         pair = node.pair
         for _ in range(DEPTH - depth):
             following = self.table.successors(pair)

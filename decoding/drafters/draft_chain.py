@@ -14,7 +14,7 @@ from ..engine import About
 from ..registry import register
 from ..speculative import Speculative
 from ..tree import DraftTree
-from .draft_model import DraftModelOptions, ModelDrafter, open_draft
+from .draft_model import DraftModel, DraftModelOptions, ModelDrafter, open_draft
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +33,18 @@ class DraftChainOptions(DraftModelOptions):
 
 
 class ChainDrafter(ModelDrafter):
-    """Draws one token after the other."""
+    """Draws one token after the other.
+
+    Args:
+        draft: The draft model.
+        min_reach: The chain ends where its next token is less likely than this to be reached.
+    """
 
     branches = False
-    min_reach: float = 0.0
+
+    def __init__(self, draft: DraftModel, min_reach: float) -> None:
+        super().__init__(draft)
+        self._min_reach = min_reach
 
     def propose(self, text: Sequence[int], budget: int) -> DraftTree:
         """A chain of at most `budget` tokens."""
@@ -45,7 +53,7 @@ class ChainDrafter(ModelDrafter):
         proposals, reach = {}, 1.0
         row = self.draft.after(text)
         length = min(budget, self.draft.room(text))
-        while len(tokens) < length and reach >= self.min_reach:
+        while len(tokens) < length and reach >= self._min_reach:
             token = self.draft.draw(row)
             proposals[len(tokens) - 1] = row
             tokens.append(token)
@@ -78,6 +86,4 @@ class DraftChain(Speculative):
 
     def make_drafter(self) -> ChainDrafter:
         """A drafter over the draft model."""
-        drafter = ChainDrafter(open_draft(self.model, self.options))
-        drafter.min_reach = self.options.min_reach
-        return drafter
+        return ChainDrafter(open_draft(self.model, self.options), self.options.min_reach)

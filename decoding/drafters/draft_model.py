@@ -125,14 +125,15 @@ class ModelDrafter(Drafter):
         drawn: Law = "point" if draft.greedy else "without_replacement"
         self.law = drawn  # type: ignore[misc]
 
+    def reseed(self, seed: int) -> None:
+        """Begin the draft's draws anew."""
+        self.draft.reseed(seed)
+
     def begin(
         self, prompt: Sequence[int], logits: Float[Tensor, "rows d_vocab"] | None = None
     ) -> None:
         """A new text: the draft reads it at the first proposal."""
         self.draft.begin()
-
-    def forget(self) -> None:
-        """A draft model learns nothing from texts."""
 
 
 SHIPPED = "embedded_student.safetensors"
@@ -156,7 +157,6 @@ def open_draft(target: Model, options: DraftModelOptions) -> DraftModel:
         top_k=options.top_k,
         top_p=options.top_p,
         min_p=options.min_p,
-        seed=options.seed + 1,
     )
     return DraftModel(model, sampling)
 

@@ -44,6 +44,11 @@ class MergedDrafter(Drafter):
         self._parts = dict(parts)
         self.prompt_rows = max(part.prompt_rows for part in parts.values())
 
+    def reseed(self, seed: int) -> None:
+        """All draw anew."""
+        for part in self._parts.values():
+            part.reseed(seed)
+
     def begin(
         self, prompt: Sequence[int], logits: Float[Tensor, "rows d_vocab"] | None = None
     ) -> None:

@@ -113,14 +113,17 @@ class StandDrafter(Drafter):
     Args:
         branching: Children per node, level by level.
         greedy: Whether the likeliest are taken instead of drawn.
-        seed: Of the draws.
     """
 
-    def __init__(self, branching: Sequence[int], *, greedy: bool, seed: int) -> None:
+    def __init__(self, branching: Sequence[int], *, greedy: bool) -> None:
         self.law = "point" if greedy else "without_replacement"  # type: ignore[misc]
         self._branching, self._greedy = branching, greedy
-        self._noise = np.random.default_rng(seed)
+        self._noise = np.random.default_rng(0)
         self.table = NgramTable()
+
+    def reseed(self, seed: int) -> None:
+        """Begin the draws anew."""
+        self._noise = np.random.default_rng(seed)
 
     def propose(self, text: Sequence[int], budget: int) -> DraftTree:
         """A level at a time; whether a node gets another child never depends on which it would be."""
@@ -201,7 +204,4 @@ class Stand(Speculative):
 
     def make_drafter(self) -> StandDrafter:
         """A drafter with an empty table."""
-        options = self.options
-        return StandDrafter(
-            options.branching, greedy=options.temperature == 0, seed=options.seed + 1
-        )
+        return StandDrafter(self.options.branching, greedy=self.options.temperature == 0)

@@ -128,7 +128,8 @@ class SuffixDrafter(Drafter):
     def observe(self, seen: Observation) -> None:
         """Emitted tokens are taken up at the next proposal; rejected ones never."""
         self._fallback.observe(seen)
-        self._learn([*seen.text, *seen.emitted])
+        self._learn(seen.text)
+        self._take(seen.emitted)
 
     def forget(self) -> None:
         """Empty the common index."""
@@ -164,11 +165,13 @@ class SuffixDrafter(Drafter):
         })
 
     def _learn(self, text: Sequence[int]) -> None:
-        fresh = text[self._n_known :]
+        self._take(text[self._n_known :])
+
+    def _take(self, fresh: Sequence[int]) -> None:
         self._local.extend(fresh)
         if self._global is not None:
             self._global.extend(fresh)
-        self._n_known = len(text)
+        self._n_known += len(fresh)
 
     def _speculate(
         self, index: SuffixIndex, text: Sequence[int], budget: int, source: str

@@ -107,9 +107,8 @@ def decode(
     Example: fluoroscope decode --prompt 'Why is the sky blue?' --chat -o run.h5 --json
     """
     from ..decoding import Stopping, load_learned, make_engine, save_generations, save_learned
-    from ..decoding.speculative import Speculative
+    from ..decoding.learned import require_learning
     from ..probes import open_model
-    from ..probes.errors import OptionError
 
     given = read_prompts(prompt, prompts)
     _require_output(output, report)
@@ -127,10 +126,10 @@ def decode(
         seed=seed,
         **engine_options(set_ or ()),
     )
-    if learned is not None and not isinstance(chosen, Speculative):
-        raise OptionError(f"{engine!r} learns nothing; --learned is for engines that draft.")
-    if isinstance(chosen, Speculative) and learned is not None and learned.exists():
-        load_learned(chosen, learned)
+    if learned is not None:
+        require_learning(chosen)
+        if learned.exists():
+            load_learned(chosen, learned)
     rules = Stopping(max_new_tokens=max_new_tokens, stop=tuple(stop or ()), ignore_eos=ignore_eos)
     generations = []
     with terminal.track("Decoding", "prompts") as progress:
@@ -138,7 +137,7 @@ def decode(
             generations += chosen.generate(text, stopping=rules, sites=sites or (), chat=chat)
             progress(number + 1, len(given))
             terminal.show(_shown(generations[-1]))
-    if isinstance(chosen, Speculative) and learned is not None:
+    if learned is not None:
         save_learned(chosen, learned)
         terminal.wrote(learned)
     if output is not None:

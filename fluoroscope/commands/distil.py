@@ -36,7 +36,7 @@ def distil(
     prompts: Prompts = 160,
     passages: Passages = 234,
     max_new_tokens: New = 112,
-    steps: Steps = 120,
+    steps: Steps = 300,
     kept: Kept = 8192,
     seed: Seed = 0,
     model: options.Model = None,

@@ -6,7 +6,7 @@ import h5py
 
 from ...probes.runfile.h5 import array
 from ..figure import Figure
-from ..section import Section
+from ..section import Section, Tile
 from ..tokens import label
 
 
@@ -34,12 +34,9 @@ def engines(groups: dict[str, h5py.Group]) -> Section:
         table["tokens per second"].append(round(rates[name], 1))
         ratio = round(rates[name] / rates["plain"], 2) if "plain" in rates else ""
         table["ratio to plain"].append(ratio)
-    fastest = max(rates, key=lambda name: rates[name])
     deepest = max(range(len(groups)), key=lambda row: table["tokens per target pass"][row])
-    reading = (
-        f"Fastest here: {label(fastest, longest=40)}, {rates[fastest]:.1f} tokens per second. Most "
-        f"tokens per pass: {table['engine'][deepest]}, {table['tokens per target pass'][deepest]}."
-    )
+    most = table["tokens per target pass"][deepest]
+    reading = f"Most tokens per target pass: {table['engine'][deepest]}, {most}."
     return Section(
         id="engines",
         title="Engines compared",
@@ -55,5 +52,13 @@ def engines(groups: dict[str, h5py.Group]) -> Section:
                 source="/trace",
             ),
         ),
-        verdict=reading,
+        tiles=(
+            Tile(
+                label="tokens per target pass",
+                value=str(most),
+                meaning=f"Emitted per forward pass of the target by {table['engine'][deepest]}.",
+                href="#engines-table",
+            ),
+        ),
+        verdict=f"{len(groups)} engines decoded the same prompts. {reading}",
     )

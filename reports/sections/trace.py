@@ -33,8 +33,8 @@ N_LEVELS = 8
 MAX_TOKENS = 20_000
 
 
-def trace(name: str, group: h5py.Group, context: Context) -> Section:
-    """Section of one engine's trace."""
+def trace(name: str, group: h5py.Group, context: Context, *, alone: bool = True) -> Section:
+    """Section of one engine's trace; the overview names it only where no other engine was traced."""
     columns = {key: array(group, f"tokens/{key}") for key in members(group, "tokens")}
     kinds = json.loads(str(group.attrs["kinds"]))
     reasons = texts(group, "generations/stop_reason")
@@ -71,9 +71,13 @@ def trace(name: str, group: h5py.Group, context: Context) -> Section:
                 meaning="Emitted tokens per second of wall time, tracing included, on this machine.",
                 href=f"#{prefix}",
             ),
-        ),
+        )
+        if alone
+        else (),
         verdict=f"{len(reasons)} prompt{'s' if len(reasons) != 1 else ''}, {n_tokens} tokens with "
-        f"engine {label(name, longest=40)}, {per_pass:.2f} tokens per target pass.",
+        f"engine {label(name, longest=40)}, {per_pass:.2f} tokens per target pass."
+        if alone
+        else "",
     )
 
 

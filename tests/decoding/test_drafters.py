@@ -182,13 +182,13 @@ def test_stands_table_is_a_running_mean_of_the_likeliest_ten() -> None:
 def test_stand_draws_siblings_as_sequential_sampling_does() -> None:
     """Ordered pairs of three tokens, 6,000 draws, chi-square; a false alarm has probability 1e-5."""
     probs = {0: 0.6, 1: 0.3, 2: 0.1}
-    drafter = StandDrafter((2,), greedy=False, seed=0)
+    drafter = StandDrafter((2,), greedy=False)
     drafter.table.update([1, 2], probs)
     counts = Counter(drafter.propose([1, 2], 2).tokens for _ in range(6000))
     pairs = [(a, b) for a in probs for b in probs if a != b]
     law = [probs[a] * probs[b] / (1 - probs[a]) * 6000 for a, b in pairs]
     assert chisquare([counts[pair] for pair in pairs], law).pvalue > 1e-5
-    again = StandDrafter((2,), greedy=False, seed=0)
+    again = StandDrafter((2,), greedy=False)
     again.remember(drafter.memory())
     assert again.table.lookup([1, 2]) == pytest.approx(probs)
 
@@ -239,7 +239,8 @@ def test_thrift_keeps_what_pays() -> None:
     for _ in range(60):
         thrift.observe(tree, [9])
     assert len(thrift.trim(tree)) == 0
-    assert CostCurve((1, 3), (1.0, 2.0)).seconds(2) == 1.5
+    curve = CostCurve((1, 3), (1.0, 2.0))
+    assert [curve.seconds(rows) for rows in (1, 2, 3, 5)] == [1.0, 1.5, 2.0, 3.0]
 
 
 def test_what_was_learned_is_kept_and_refused_elsewhere(tiny_llama, tmp_path) -> None:
@@ -255,6 +256,8 @@ def test_what_was_learned_is_kept_and_refused_elsewhere(tiny_llama, tmp_path) ->
         assert again.stats.n_forward <= first.stats.n_forward
     with pytest.raises(LearnedError, match="engine: aded here suffix"):
         load_learned(make_engine(tiny_llama, "suffix"), tmp_path / "kept.npz")
+    with pytest.raises(LearnedError, match="keeps nothing"):
+        load_learned(make_engine(tiny_llama, "plain"), tmp_path / "kept.npz")
     with pytest.raises(LearnedError, match="keeps nothing"):
         save_learned(make_engine(tiny_llama, "prompt-lookup"), tmp_path / "none.npz")
     (tmp_path / "bad.npz").write_bytes(b"nothing")

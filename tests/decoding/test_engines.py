@@ -21,7 +21,6 @@ from fluoroscope.decoding import (
     register,
     save_generations,
 )
-from fluoroscope.decoding.drafters.draft_model import ModelDrafter
 from fluoroscope.decoding.plain import Plain
 from fluoroscope.decoding.trace import KINDS
 from fluoroscope.probes import Model, Provenance, capture, create_run, open_run, wrap_model
@@ -127,9 +126,6 @@ def test_sampled_texts_have_the_models_joint_law(engine: str) -> None:
     rules = Stopping(max_new_tokens=4, ignore_eos=True)
     for number in range(1200):
         chosen.options = replace(chosen.options, seed=number)
-        drafter = getattr(chosen, "drafter", None)
-        if isinstance(drafter, ModelDrafter):
-            drafter.draft.reseed(number + 10_000)
         a, b, c, _ = chosen.generate(prompt, stopping=rules)[0].token_ids
         counts[36 * a + 6 * b + c] += 1
     assert chi_square_p(counts, expected) > 1e-4
@@ -244,6 +240,39 @@ def test_two_runs_are_equal_and_leave_no_hook(engine: str, tiny_llama) -> None:
     assert n_hooks(tiny_llama.module) == before
     streamed = [t.id for t in chosen.stream("ab", stopping=Stopping(max_new_tokens=5))]
     assert tuple(streamed) == first[0].token_ids
+
+
+@pytest.mark.parametrize("engine", NAMES)
+def test_a_prompts_text_does_not_depend_on_the_seeds_of_earlier_ones(
+    engine: str, tiny_llama
+) -> None:
+    """Draws begin anew with every text: with nothing kept, equal seeds give equal texts and drafts."""
+    options: dict[str, object] = {"temperature": 1.0, "seed": 3} | verified_whole(engine)
+    if engine != "plain":
+        options["keep"] = False
+    chosen = make_engine(tiny_llama, engine, **options)
+    rules = Stopping(max_new_tokens=12, ignore_eos=True)
+    first, _, again = chosen.generate(["abab", "c", "abab"], stopping=rules)
+    assert first.token_ids == again.token_ids
+    assert [step.nodes for step in first.trace.steps] == [step.nodes for step in again.trace.steps]
+
+
+@pytest.mark.parametrize("engine", NAMES)
+def test_a_capture_around_an_engine_sees_its_passes_and_no_others(engine: str) -> None:
+    """The model is measured and checked before its first draft; that is not what it says."""
+    model = wrap_model(tiny_module("llama", seed=5))
+    chosen = make_engine(model, engine, **needs_of(engine))
+    with capture(model, "layers.0.resid_post") as acts:
+        made = chosen.generate(ids(1)[0], stopping=Stopping(max_new_tokens=6, ignore_eos=True))[0]
+    rows = 7 + sum(1 + len(step.nodes) for step in made.trace.steps[1:])
+    assert acts["layers.0.resid_post"].shape[1] == rows
+
+
+def test_a_short_context_can_be_measured_and_drafted_in() -> None:
+    model = wrap_model(tiny_module("llama", max_position_embeddings=24))
+    made = generate(model, ids(1)[0], engine="token-recycling", ignore_eos=True)[0]
+    assert made.stop_reason == "context"
+    assert len(made.token_ids) == 24 - 7
 
 
 def test_bad_requests_are_named(tiny_llama) -> None:
