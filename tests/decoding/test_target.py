@@ -151,3 +151,16 @@ def test_every_row_is_labelled_and_only_the_texts_are_states(tiny_llama) -> None
         tiny_llama(text[None])
     states = acts["layers.1.resid_post"][0]
     torch.testing.assert_close(made.states("layers.1.resid_post"), states, rtol=1e-4, atol=1e-5)
+
+
+def test_the_log_follows_the_path_not_the_order(tiny_llama) -> None:
+    """A root with two children, the second of which is accepted with its own child."""
+    with torch.inference_mode():
+        target = Target(tiny_llama, rolls_back=True)
+        target.prefill(ids(1)[0])
+        target.feed([5, 6, 7, 8], [-1, 0, 0, 2])
+        assert target.log.kinds[7:] == ("pending",) * 4
+        target.commit([0, 2, 3])
+    assert target.log.kinds == ("prompt",) * 7 + ("bonus", "rejected", "accepted", "accepted")
+    assert target.log.positions.tolist()[7:] == [7, 8, 8, 9]
+    assert target.log.is_text.sum() == len(target) == 10
