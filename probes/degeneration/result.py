@@ -1,0 +1,183 @@
+"""Does a model lose sight of its source while it goes on? Measured over a growing continuation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from ..attention import pattern_source
+from ..errors import OptionError
+from ..model import Model
+from ..readings.bootstrap import mean_with_interval
+from ..readings.texts import Texts
+from ..results import Result, described
+from .mass import SourceMass, measure_mass
+from .options import DegenerationOptions
+from .sensitivity import jacobian_norms, swapped_source_divergence
+
+Progress = Callable[[int, int, str], None]
+
+FEWEST = 4
+"""Texts needed: an interval over fewer says nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionDegeneration(Result):
+    """Attention on the source, sensitivity to it and information from it, by step."""
+
+    kind: ClassVar[str] = "attention_degeneration"
+    source: str = described("where the attention probabilities come from")
+    n_texts: int = described("texts read")
+    n_source: int = described("tokens of the source", unit="tokens")
+    n_target: int = described("forced tokens that follow", unit="tokens")
+    n_sinks: int = described("first positions that count as sinks", unit="tokens")
+    steps: np.ndarray = described("target tokens the query has seen", axes=("steps",))
+    uniform: np.ndarray = described("mass on the source under even attention", axes=("steps",))
+    mass: np.ndarray = described(
+        "attention on the source, mean over texts, layers and heads", axes=("steps",)
+    )
+    mass_low: np.ndarray = described("lower 95 % bound over texts", axes=("steps",))
+    mass_high: np.ndarray = described("upper bound", axes=("steps",))
+    corrected: np.ndarray = described(
+        "the same without sinks, as a share of what sinks leave", axes=("steps",)
+    )
+    corrected_low: np.ndarray = described("lower bound", axes=("steps",))
+    corrected_high: np.ndarray = described("upper bound", axes=("steps",))
+    corrected_uniform: np.ndarray = described(
+        "that share under even attention beside the sinks", axes=("steps",)
+    )
+    sink: np.ndarray = described("attention on the sinks", axes=("steps",))
+    head_ratio: np.ndarray = described(
+        "each head's corrected mass over the even one, mean over texts",
+        axes=("layers", "heads", "steps"),
+    )
+    entropy: np.ndarray = described(
+        "entropy of attention within the source, mean over texts and heads",
+        axes=("layers", "steps"),
+        unit="nats",
+    )
+    jacobian: np.ndarray = described(
+        "squared norm of d logits / d embedding, mean over positions of source, sinks, target so far; "
+        "geometric mean over texts",
+        axes=("parts", "steps"),
+    )
+    jacobian_low: np.ndarray = described("lower bound", axes=("parts", "steps"))
+    jacobian_high: np.ndarray = described("upper bound", axes=("parts", "steps"))
+    divergence: np.ndarray = described(
+        "KL from the prediction after the true source to that after another text's",
+        axes=("steps",),
+        unit="nats",
+    )
+    divergence_low: np.ndarray = described("lower bound", axes=("steps",), unit="nats")
+    divergence_high: np.ndarray = described("upper bound", axes=("steps",), unit="nats")
+    options: dict[str, object] = described("all options")
+
+    @property
+    def ratio(self) -> np.ndarray:
+        """Corrected mass over the even one: below 1 and falling is degeneration proper."""
+        return self.corrected / self.corrected_uniform
+
+
+def attention_degeneration(
+    model: Model,
+    texts: Texts,
+    options: DegenerationOptions | None = None,
+    *,
+    progress: Progress | None = None,
+) -> AttentionDegeneration:
+    """Measure how attention, sensitivity and information from a source change over a continuation.
+
+    The source of a text are its first tokens; what follows is forced.
+
+    Args:
+        model: An opened model with attention.
+        texts: Texts of at least `options.length` tokens; longer ones are cut, shorter ones left out.
+        options: Lengths, sinks, random directions.
+        progress: Called after every text.
+
+    Raises:
+        OptionError: Fewer than four texts are long enough.
+        UnknownSiteError: The model has no attention whose probabilities could be read.
+    """
+    chosen = options or DegenerationOptions()
+    rows = _rows(texts, chosen.length)
+    n_texts = len(rows)
+    masses, norms, divergences = [], [], []
+    for number in range(n_texts):
+        ids = rows[number : number + 1]
+        other = rows[(number + 1) % n_texts][: chosen.n_source]
+        masses.append(measure_mass(model, ids, chosen))
+        norms.append(jacobian_norms(model, ids[0], chosen))
+        divergences.append(swapped_source_divergence(model, ids, other[None], chosen.n_source)[0])
+        if progress is not None:
+            progress(number + 1, n_texts, "attention on the source")
+    return _summary(model, chosen, masses, torch.stack(norms), torch.stack(divergences))
+
+
+def _rows(texts: Texts, length: int) -> Int64[Tensor, "texts positions"]:
+    long_enough = [ids[:length] for ids in texts.ids if len(ids) >= length]
+    if len(long_enough) < FEWEST:
+        raise OptionError(
+            f"attention degeneration needs at least {FEWEST} texts of {length} tokens (source and "
+            f"target), got {len(long_enough)} of {len(texts)}; capture longer documents (--context), "
+            "or ask for a shorter source or target."
+        )
+    return torch.from_numpy(np.stack(long_enough))
+
+
+def _summary(
+    model: Model,
+    options: DegenerationOptions,
+    masses: list[SourceMass],
+    norms: Tensor,
+    divergences: Tensor,
+) -> AttentionDegeneration:
+    ones = np.ones(len(masses), dtype=np.int64)
+    whole = torch.cat([found.mass for found in masses])
+    corrected = torch.cat([found.corrected for found in masses])
+    entropy = torch.cat([found.entropy for found in masses])
+    sink = torch.cat([found.sink for found in masses])
+    steps = np.array(options.steps)
+    even = options.n_source / (options.n_source + steps)
+    kept = options.n_source - options.n_sinks
+    corrected_even = kept / (kept + steps)
+    mass = mean_with_interval(whole.mean((1, 2)).numpy(), ones)
+    without = mean_with_interval(corrected.mean((1, 2)).numpy(), ones)
+    nats = mean_with_interval(divergences[:, steps - 1].numpy(), ones)
+    size = mean_with_interval(norms.transpose(1, 2).log().numpy(), ones)
+    return AttentionDegeneration(
+        source=pattern_source(model.module),
+        n_texts=len(masses),
+        n_source=options.n_source,
+        n_target=options.n_target,
+        n_sinks=options.n_sinks,
+        steps=steps,
+        uniform=even,
+        mass=mass[0],
+        mass_low=mass[1],
+        mass_high=mass[2],
+        corrected=without[0],
+        corrected_low=without[1],
+        corrected_high=without[2],
+        corrected_uniform=corrected_even,
+        sink=sink.mean((0, 1, 2)).numpy(),
+        head_ratio=(corrected.mean(0).numpy() / corrected_even).astype(np.float32),
+        entropy=entropy.mean((0, 2)).numpy(),
+        jacobian=np.exp(size[0]),
+        jacobian_low=np.exp(size[1]),
+        jacobian_high=np.exp(size[2]),
+        divergence=nats[0],
+        divergence_low=nats[1],
+        divergence_high=nats[2],
+        options={
+            "n_probes": options.n_probes,
+            "seed": options.seed,
+            "other_source": "the next text's",
+        },
+    )
