@@ -1,0 +1,222 @@
+"""One decoder for many subjects against a decoder each: reading, joining, synthesis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
+from torch import Tensor
+
+from ..errors import OptionError
+from ..results import Result, described
+from .baselines import canonical, ridge, shared_linear
+from .bridge import Bridge, BridgeOptions
+from .data import FEWEST, Subject
+from .metrics import METRICS, explained, score
+from .training import BridgeTraining, reset_tune, train_bridge
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubjectsComparison(Result):
+    """How well meanings are read off each subject, and how a new one joins."""
+
+    kind: ClassVar[str] = "subjects"
+    what: str = described("what the subjects are")
+    subjects: np.ndarray = described("names", axes=("subjects",))
+    widths: np.ndarray = described("numbers in a signal", axes=("subjects",))
+    n_train: np.ndarray = described("training items", axes=("subjects",))
+    n_test: int = described("test items, the same for all")
+    metrics: np.ndarray = described("names of the metrics", axes=("metrics",))
+    methods: np.ndarray = described("ways of reading", axes=("methods",))
+    read: np.ndarray = described(
+        "score of each way; mean, lower and upper 95 % bound over items",
+        axes=("methods", "subjects", "metrics", "bounds"),
+    )
+    newcomer: str = described("who joins with few items")
+    n_few: np.ndarray = described("items the newcomer has", axes=("few",), unit="items")
+    joining: np.ndarray = described("ways of joining", axes=("joining",))
+    joined: np.ndarray = described(
+        "score of the newcomer; mean and bounds over items",
+        axes=("joining", "few", "metrics", "bounds"),
+    )
+    synthesis: np.ndarray = described(
+        "share of the target's variance explained by signals built from the source's",
+        axes=("source", "target"),
+    )
+    synthesis_without_cycle: np.ndarray = described(
+        "the same without the cycle", axes=("source", "target")
+    )
+    subject_told: float = described("accuracy of telling the subject from the shared embedding")
+    subject_chance: float = described("that of guessing")
+    options: dict[str, object] = described("architecture and training")
+
+
+WAYS = ("bridge", "alone", "ridge", "shared linear", "CCA", "shuffled")
+"""Ways of reading: the bridge; the same network for one subject; three linear maps; a control."""
+JOINING = ("reset-tuned", "from scratch", "ridge")
+
+
+def compare_subjects(
+    subjects: Sequence[Subject],
+    architecture: BridgeOptions | None = None,
+    recipe: BridgeTraining | None = None,
+    *,
+    what: str,
+    n_few: Sequence[int] = (32, 128, 512),
+    progress: Progress | None = None,
+) -> SubjectsComparison:
+    """Train a bridge and everything it is to be compared with.
+
+    The last subject is also left out of a second bridge, which it then joins with few items.
+
+    Args:
+        subjects: At least three.
+        architecture: The bridge's options.
+        recipe: Its training; a network for one subject, or for few items, is trained alike.
+        what: What the subjects are, for the report.
+        n_few: Items the newcomer joins with; those it does not have are left out.
+        progress: Called after every optimiser step.
+
+    Raises:
+        OptionError: Fewer than three subjects, or no feasible number of items to join with.
+    """
+    if len(subjects) < 3:
+        raise OptionError(f"a comparison needs at least three subjects, got {len(subjects)}.")
+    architecture, recipe = architecture or BridgeOptions(), recipe or BridgeTraining()
+    newcomer = subjects[-1]
+    few = [n for n in n_few if FEWEST <= n <= len(newcomer.train)]
+    if not few:
+        raise OptionError(
+            f"n_few must hold numbers from {FEWEST} to {len(newcomer.train)}, got {list(n_few)}."
+        )
+    counter = _Counter(recipe.n_steps, 3 + len(subjects) + 2 * len(few), progress)
+    bridge = train_bridge(subjects, architecture, recipe, progress=counter.next("bridge"))
+    read = _read(subjects, bridge, architecture, recipe, counter)
+    uncycled = train_bridge(
+        subjects, architecture, replace(recipe, cycle_weight=0.0), progress=counter.next("no cycle")
+    )
+    joined = _join(subjects, few, architecture, recipe, counter)
+    told, chance = _telling_subjects(bridge, subjects)
+    return SubjectsComparison(
+        what=what,
+        subjects=np.array([subject.name for subject in subjects]),
+        widths=np.array([subject.width for subject in subjects]),
+        n_train=np.array([len(subject.train) for subject in subjects]),
+        n_test=len(newcomer.test),
+        metrics=np.array(METRICS),
+        methods=np.array(WAYS),
+        read=read,
+        newcomer=newcomer.name,
+        n_few=np.array(few),
+        joining=np.array(JOINING),
+        joined=joined,
+        synthesis=_synthesis(bridge, subjects),
+        synthesis_without_cycle=_synthesis(uncycled, subjects),
+        subject_told=told,
+        subject_chance=chance,
+        options={"architecture": asdict(architecture), "training": asdict(recipe)},
+    )
+
+
+def _read(
+    subjects: Sequence[Subject],
+    bridge: Bridge,
+    architecture: BridgeOptions,
+    recipe: BridgeTraining,
+    counter: _Counter,
+) -> np.ndarray:
+    width = max(subject.width for subject in subjects)
+    together = shared_linear(subjects, width)
+    scores = np.zeros((len(WAYS), len(subjects), len(METRICS), 3))
+    for j, subject in enumerate(subjects):
+        alone = train_bridge([subject], architecture, recipe, progress=counter.next(subject.name))
+        by_bridge = _meaning(bridge, subject)
+        predicted = {
+            "bridge": by_bridge,
+            "alone": _meaning(alone, subject),
+            "ridge": ridge(subject.train, subject.train_targets, subject.test),
+            "shared linear": together[subject.name],
+            "CCA": canonical(subject.train, subject.train_targets, subject.test),
+            "shuffled": by_bridge.roll(1, 0),
+        }
+        for i, way in enumerate(WAYS):
+            scores[i, j] = score(predicted[way], subject.test_targets)
+    return scores
+
+
+def _join(
+    subjects: Sequence[Subject],
+    few: Sequence[int],
+    architecture: BridgeOptions,
+    recipe: BridgeTraining,
+    counter: _Counter,
+) -> np.ndarray:
+    *others, newcomer = subjects
+    base = train_bridge(others, architecture, recipe, progress=counter.next("bridge of the others"))
+    scores = np.zeros((len(JOINING), len(few), len(METRICS), 3))
+    for j, n in enumerate(few):
+        small = newcomer.few(n, seed=recipe.seed)
+        joining = Bridge(others, architecture)
+        joining.load_state_dict(base.state_dict())
+        reset_tune(joining, small, others, recipe, progress=counter.next(f"joining with {n}"))
+        scratch = train_bridge(
+            [small], architecture, recipe, progress=counter.next(f"scratch with {n}")
+        )
+        predicted = {
+            "reset-tuned": _meaning(joining, newcomer),
+            "from scratch": _meaning(scratch, newcomer),
+            "ridge": ridge(small.train, small.train_targets, newcomer.test),
+        }
+        for i, way in enumerate(JOINING):
+            scores[i, j] = score(predicted[way], newcomer.test_targets)
+    return scores
+
+
+@torch.no_grad()
+def _meaning(bridge: Bridge, subject: Subject) -> Tensor:
+    return bridge.read(subject.name, subject.test)
+
+
+@torch.no_grad()
+def _synthesis(bridge: Bridge, subjects: Sequence[Subject]) -> np.ndarray:
+    """R^2 of every subject's test signals, built from every subject's."""
+    found = np.zeros((len(subjects), len(subjects)))
+    for i, source in enumerate(subjects):
+        for j, target in enumerate(subjects):
+            built = bridge.synthesise(source.name, target.name, source.test)
+            found[i, j] = explained(built, bridge.port(target.name).pool(target.test))
+    return found
+
+
+@torch.no_grad()
+def _telling_subjects(bridge: Bridge, subjects: Sequence[Subject]) -> tuple[float, float]:
+    """Cross-validated accuracy of naming the subject from an embedding; low means they mix."""
+    rows = [bridge.embed(subject.name, subject.test) for subject in subjects]
+    labels = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
+    probe = LogisticRegression(max_iter=500)
+    accuracy = cross_val_score(probe, torch.cat(rows).numpy(), labels, cv=3)
+    return float(accuracy.mean()), 1 / len(rows)
+
+
+class _Counter:
+    """One progress bar over several trainings of equal length."""
+
+    def __init__(self, n_steps: int, n_runs: int, progress: Progress | None) -> None:
+        self._steps, self._runs, self._progress, self._done = n_steps, n_runs, progress, 0
+
+    def next(self, name: str) -> Progress:
+        begun = self._done * self._steps
+        self._done += 1
+
+        def told(step: int, _: int, note: str) -> None:
+            if self._progress is not None:
+                self._progress(begun + step, self._steps * self._runs, f"{name}: {note}")
+
+        return told

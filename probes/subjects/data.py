@@ -1,0 +1,82 @@
+"""Subjects: whoever answers the same kind of stimulus with signals of its own width."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import OptionError
+
+FEWEST = 32
+"""Training items of a subject below which nothing can be learnt."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One subject's signals and what the stimuli mean, for training and for testing."""
+
+    name: str
+    """Unique among the subjects of an experiment."""
+    train: Float[Tensor, "items width"]
+    """Signals to learn from, standardised (see `standardise`)."""
+    train_targets: Float[Tensor, "items d_semantic"]
+    """What their stimuli mean; rows of any norm."""
+    test: Float[Tensor, "test_items width"]
+    """Held-out signals. Row i of every subject answers the same stimulus."""
+    test_targets: Float[Tensor, "test_items d_semantic"]
+    """What those mean; the same for every subject."""
+
+    def __post_init__(self) -> None:
+        widths = {self.train.shape[1], self.test.shape[1]}
+        if len(widths) != 1:
+            raise OptionError(f"{self.name} must have signals of one width, got {sorted(widths)}.")
+        if len(self.train) != len(self.train_targets) or len(self.test) != len(self.test_targets):
+            raise OptionError(f"{self.name} must have one target per signal.")
+        if len(self.train) < FEWEST:
+            raise OptionError(
+                f"{self.name} must have at least {FEWEST} training items, got {len(self.train)}."
+            )
+        for part in (self.train, self.test, self.train_targets, self.test_targets):
+            if not torch.isfinite(part).all():
+                raise OptionError(f"{self.name} has signals or targets that are not finite.")
+
+    @property
+    def width(self) -> int:
+        """Numbers in a signal."""
+        return self.train.shape[1]
+
+    def few(self, n: int, *, seed: int = 0) -> Subject:
+        """The same subject with `n` training items, drawn without replacement."""
+        if n > len(self.train):
+            raise OptionError(f"{self.name} has {len(self.train)} training items, asked for {n}.")
+        chosen = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))[:n]
+        return Subject(
+            self.name,
+            self.train[chosen],
+            self.train_targets[chosen],
+            self.test,
+            self.test_targets,
+        )
+
+
+def standardise(
+    train: Float[Tensor, "items width"],
+    test: Float[Tensor, "test_items width"],
+    *,
+    clip: float = 8.0,
+) -> tuple[Float[Tensor, "items width"], Float[Tensor, "test_items width"]]:
+    """Per unit: mean 0 and standard deviation 1 on the training split, then clipped.
+
+    Without the clip a massive activation owns every squared error.
+
+    Args:
+        train: Training signals.
+        test: Held-out signals, scaled by the training split's numbers.
+        clip: Largest absolute value left.
+    """
+    mean, std = train.mean(0), train.std(0)
+    std = torch.where(std > 1e-6 * std.max().clamp(min=1e-30), std, torch.ones_like(std))
+    return tuple(((part - mean) / std).clamp(-clip, clip) for part in (train, test))  # type: ignore[return-value]

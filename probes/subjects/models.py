@@ -1,0 +1,165 @@
+"""Models as subjects: the stimulus is a piece of text, the signal a hidden state of any width.
+
+An item is a character span, since tokenisers differ. A model's signal is its state at the last token
+that ends within the span, or the mean over the span's tokens; its first token (a sink in most models)
+never counts. Training items differ between models where there are enough of them; test items are the
+same, and come from other documents.
+
+The meaning of an item is a frozen teacher's: the teacher model's last normed state, averaged over the
+item's tokens and reduced to its largest principal components on the training items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from sklearn.decomposition import PCA
+from sklearn.feature_extraction.text import HashingVectorizer
+from torch import Tensor
+
+from ..capture import capture
+from ..errors import OptionError
+from ..model import Model
+from .data import Subject, standardise
+
+Progress = Callable[[int, int, str], None]
+Pool = Literal["mean", "last"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A span of a document."""
+
+    document: int
+    text: str
+    """The document's text up to the span's end: what a model reads."""
+    start: int
+    """First character of the span."""
+
+
+def items_of(
+    documents: Sequence[str], *, per_document: int = 4, min_chars: int = 24, max_chars: int = 160
+) -> list[Item]:
+    """Lines of documents as items, a few of each, so that no document dominates.
+
+    Args:
+        documents: Texts.
+        per_document: Most items of one.
+        min_chars: Shorter lines are passed over.
+        max_chars: Lines are cut here; a model also reads at most so many characters before.
+    """
+    found: list[Item] = []
+    for number, document in enumerate(documents):
+        taken, place = 0, 0
+        for line in document.splitlines(keepends=True):
+            start, place = place, place + len(line)
+            if taken < per_document and len(line.strip()) >= min_chars:
+                begin = max(start - max_chars, 0)
+                end = min(start + max_chars, start + len(line.rstrip()))
+                found.append(Item(number, document[begin:end], start - begin))
+                taken += 1
+    return found
+
+
+def signals(
+    model: Model,
+    items: Sequence[Item],
+    site: str,
+    *,
+    pool: Pool = "mean",
+    progress: Progress | None = None,
+) -> Float[Tensor, "items width"]:
+    """A model's states for items.
+
+    Args:
+        model: An opened model with a tokenizer that knows where its tokens stand.
+        items: What it reads.
+        site: One site with rows of positions.
+        pool: Mean over the item's tokens, or its last.
+        progress: Called after every item.
+
+    Raises:
+        UnknownSiteError: No such site.
+        OptionError: The tokenizer cannot say which characters a token covers.
+    """
+    (place,) = model.sites.resolve(site)
+    if not getattr(model.tokenizer, "is_fast", False):
+        raise OptionError(f"{model.name} needs a tokenizer that tells characters of its tokens.")
+    rows = []
+    for number, item in enumerate(items):
+        encoded = model.tokenizer(item.text, return_offsets_mapping=True)
+        ids = torch.tensor(encoded["input_ids"])[None]
+        ends = torch.tensor(encoded["offset_mapping"])[:, 1]
+        inside = torch.nonzero(ends > item.start)[:, 0]
+        inside = inside[inside > 0] if len(inside) > 1 else inside
+        with torch.no_grad(), capture(model, place.name, stop_early=True) as acts:
+            model(ids, use_cache=False)
+        states = acts[place.name][0, inside].float()
+        rows.append((states.mean(0) if pool == "mean" else states[-1]).cpu())
+        if progress is not None:
+            progress(number + 1, len(items), f"{model.name} {site}")
+    return torch.stack(rows)
+
+
+def teacher_targets(
+    states: Float[Tensor, "items width"], n_train: int, *, d_semantic: int = 64
+) -> Float[Tensor, "items d_semantic"]:
+    """Meanings from a teacher's states: principal components fitted on the first `n_train` rows.
+
+    Components are scaled to variance one, so that no single one is the whole meaning.
+    """
+    kept = min(d_semantic, n_train - 1, states.shape[1])
+    principal = PCA(kept, whiten=True, random_state=0).fit(states[:n_train].numpy())
+    return torch.from_numpy(principal.transform(states.numpy())).float()
+
+
+def bag_of_words(items: Sequence[Item], width: int = 512) -> Float[Tensor, "items width"]:
+    """Hashed word counts of the spans: a control without any model, for lexical leakage."""
+    hashed = HashingVectorizer(n_features=width, alternate_sign=False, token_pattern=r"\w+")
+    texts = [item.text[item.start :] for item in items]
+    return torch.from_numpy(hashed.transform(texts).toarray()).float()
+
+
+def split_items(items: Sequence[Item], n_test: int) -> tuple[list[Item], list[Item]]:
+    """Training and test items from different documents; the last documents are the test's.
+
+    Raises:
+        OptionError: Not enough items for that many test items and as many to train on.
+    """
+    if len(items) < 2 * n_test:
+        raise OptionError(
+            f"{n_test} test items need at least {2 * n_test} items, got {len(items)}; give more text."
+        )
+    border = items[-n_test].document
+    return (
+        [item for item in items if item.document < border],
+        [item for item in items if item.document >= border],
+    )
+
+
+def model_subjects(
+    sources: dict[str, Float[Tensor, "items width"]],
+    targets: Float[Tensor, "items d_semantic"],
+    n_train: int,
+    *,
+    shared: bool = False,
+) -> list[Subject]:
+    """Subjects from signals of the same items.
+
+    Args:
+        sources: Signals by subject name, training items first.
+        targets: What the items mean.
+        n_train: How many rows are training items; the rest are the test.
+        shared: Whether all subjects train on all items; else they are dealt out in turn, so that no
+            two subjects share a stimulus.
+    """
+    subjects = []
+    for number, (name, rows) in enumerate(sources.items()):
+        own = torch.arange(0 if shared else number, n_train, 1 if shared else len(sources))
+        train, test = standardise(rows[own], rows[n_train:])
+        subjects.append(Subject(name, train, targets[own], test, targets[n_train:]))
+    return subjects
