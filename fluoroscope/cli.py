@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from .commands import (
+    attention,
     capture,
     completion,
     decode,
@@ -23,6 +24,7 @@ from .commands import (
     moe,
     probe,
     report,
+    subjects,
     xray,
 )
 from .running import USAGE, command, envelope, print_json
@@ -76,6 +78,16 @@ experts = typer.Typer(help="Experts: found, taken out, carved.", no_args_is_help
 for function in (moe.carve, moe.profile, moe.prune):
     command(experts, function)
 app.add_typer(experts, name="moe")
+
+looking_back = typer.Typer(help="Attention on a source, and how it fades.", no_args_is_help=True)
+for function in (attention.source, attention.constructions):
+    command(looking_back, function)
+app.add_typer(looking_back, name="attention")
+
+many_subjects = typer.Typer(help="One decoder for many subjects.", no_args_is_help=True)
+for function in (subjects.voxels, subjects.models):
+    command(many_subjects, function)
+app.add_typer(many_subjects, name="subjects")
 
 
 def _tell_version(wanted: bool) -> bool:  # noqa: FBT001 - typer's callback

@@ -73,6 +73,16 @@ DryRun = Annotated[
         "measurement; write nothing.",
     ),
 ]
+Seed = Annotated[int, typer.Option(help="Of everything drawn at random.")]
+Seeds = Annotated[int, typer.Option(min=1, help="How many seeds to repeat everything with.")]
+ResultFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Run file that takes the result: an existing one, or a new one that holds nothing else.",
+    ),
+]
 Store = Annotated[
     Literal["float32", "bfloat16", "float16"],
     typer.Option(

@@ -1,12 +1,14 @@
 """One renderer per result kind."""
 
 from ..section import Renderer
+from .degeneration import attention_degeneration, source_recall
 from .experts import expert_effects, expert_profile
 from .layers import layer_stats, next_token, self_check
 from .lens import lens
 from .massive import ablation_story, massive_activations
 from .probes import linear_probe
 from .sinks import attention_sinks
+from .subjects import subjects
 
 RENDERERS: dict[str, Renderer] = {
     "next_token": next_token,
@@ -16,6 +18,9 @@ RENDERERS: dict[str, Renderer] = {
     "massive_activations": massive_activations,
     "ablation_story": ablation_story,
     "attention_sinks": attention_sinks,
+    "attention_degeneration": attention_degeneration,
+    "source_recall": source_recall,
+    "subjects": subjects,
     "linear_probe": linear_probe,
     "expert_profile": expert_profile,
     "expert_effects": expert_effects,
@@ -32,6 +37,9 @@ ADDED_BY = {
     "ablation_story": "fluoroscope xray",
     "attention_sinks": "fluoroscope xray",
     "linear_probe": "fluoroscope probe RUN",
+    "attention_degeneration": "fluoroscope attention source RUN",
+    "source_recall": "fluoroscope attention constructions -o RUN",
+    "subjects": "fluoroscope subjects models -o RUN",
     "expert_profile": "fluoroscope moe profile",
     "expert_effects": "fluoroscope moe prune",
 }

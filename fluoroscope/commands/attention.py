@@ -1,0 +1,143 @@
+"""`fluoroscope attention source|constructions`: does a model lose sight of its source?"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from ..running import Terminal
+from . import options
+from .results import keep
+
+Source = Annotated[int, typer.Option("--source", min=2, help="Tokens that count as source.")]
+Target = Annotated[int, typer.Option("--target", min=2, help="Forced tokens that follow.")]
+Sinks = Annotated[int, typer.Option(min=0, help="First positions left out as sinks.")]
+Texts = Annotated[int, typer.Option(min=4, help="Texts to read.")]
+Probes = Annotated[int, typer.Option(min=1, help="Random directions per Jacobian norm.")]
+Task = Annotated[Literal["recall", "copy", "reverse"], typer.Option(help="What is learnt.")]
+Items = Annotated[int, typer.Option(min=2, help="Pairs in the source, or its tokens.")]
+Filler = Annotated[int, typer.Option(min=0, help="Filler tokens before each question.")]
+Steps = Annotated[int, typer.Option(min=1, help="Training steps of each model.")]
+Width = Annotated[int, typer.Option(min=8, help="Width of the residual stream.")]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--construction", help="lm, palm, red-no-shared, ... (repeatable); left out: all."
+    ),
+]
+
+
+def source(
+    terminal: Terminal,
+    *,
+    run: options.RunFile,
+    source: Source = 64,
+    target: Target = 128,
+    sinks: Sinks = 1,
+    texts: Texts = 8,
+    probes: Probes = 4,
+    seed: options.Seed = 0,
+    model: options.Model = None,
+    device: options.Device = None,
+) -> dict[str, Any]:
+    """Measure attention on a source, sensitivity to it and information from it (arXiv 2304.04052).
+
+    The first tokens of each text are its source; the rest is forced, and one looks after 1, 2, 4, ...
+    tokens of it. The model is opened again and must be the one the run came from.
+
+    Example: fluoroscope attention source out/run.h5
+
+    Example: fluoroscope attention source out/run.h5 --source 32 --target 96 --texts 16
+    """
+    from ..probes import open_model, open_run
+    from ..probes.degeneration import DegenerationOptions, attention_degeneration
+    from ..probes.readings import texts_of
+
+    chosen = DegenerationOptions(
+        n_source=source, n_target=target, n_sinks=sinks, n_probes=probes, seed=seed
+    )
+    opened = open_run(run)
+    loaded = open_model(model, device=device)
+    opened.require(weights_digest=loaded.weights_digest, tokenizer_digest=loaded.tokenizer_digest)
+    read = texts_of(opened, n_tokens=texts * chosen.length, cut=chosen.length)
+    with terminal.track("Looking back", "texts") as progress:
+        found = attention_degeneration(loaded, read, chosen, progress=progress)
+    opened.add_result("attention_degeneration", found)
+    terminal.wrote(run)
+    columns = ("tokens read", "on the source", "without sinks", "even", "ratio", "KL (nats)")
+    table = Table(*columns, title="Attention on the source")
+    for k, step in enumerate(found.steps):
+        table.add_row(
+            str(step),
+            f"{found.mass[k]:.3f}",
+            f"{found.corrected[k]:.3f}",
+            f"{found.corrected_uniform[k]:.3f}",
+            f"{found.ratio[k]:.2f}",
+            f"{found.divergence[k]:.2f}",
+        )
+    terminal.show(table)
+    return {
+        "steps": found.steps.tolist(),
+        "mass": found.mass.tolist(),
+        "corrected": found.corrected.tolist(),
+        "ratio": found.ratio.tolist(),
+        "divergence": found.divergence.tolist(),
+        "n_texts": found.n_texts,
+    }
+
+
+def constructions(
+    terminal: Terminal,
+    *,
+    task: Task = "recall",
+    items: Items = 8,
+    filler: Filler = 6,
+    steps: Steps = 1500,
+    width: Width = 64,
+    seeds: options.Seeds = 3,
+    construction: Models = None,
+    output: options.ResultFile = None,
+) -> dict[str, Any]:
+    """Train a causal LM, PALM and encoder-decoders between them on recall, and see where each fails.
+
+    Example: fluoroscope attention constructions -o out/recall.h5
+
+    Example: fluoroscope attention constructions --construction lm --construction palm --steps 300
+    """
+    from ..probes.seq2seq import (
+        CONSTRUCTIONS,
+        Seq2SeqOptions,
+        TaskOptions,
+        TrainingOptions,
+        compare_constructions,
+    )
+
+    learnt = TaskOptions(kind=task, n_items=items, n_filler=filler, n_symbols=max(32, items))
+    with terminal.track("Training", "steps") as progress:
+        found = compare_constructions(
+            learnt,
+            Seq2SeqOptions(d_vocab=learnt.d_vocab, d_model=width),
+            TrainingOptions(n_steps=steps, seeds=tuple(range(seeds))),
+            models=construction or tuple(CONSTRUCTIONS),
+            progress=progress,
+        )
+    keep(terminal, output, "source_recall", found)
+    mean = found.accuracy.mean(1)
+    table = Table("construction", "accuracy", "early", "late", "loss (nats)", title=f"Task: {task}")
+    for k, name in enumerate(found.models):
+        table.add_row(
+            str(name),
+            f"{mean[k].mean():.3f}",
+            f"{mean[k, 0]:.3f}",
+            f"{mean[k, -1]:.3f}",
+            f"{found.loss[k].mean():.3f}",
+        )
+    terminal.show(table)
+    return {
+        "models": found.models.tolist(),
+        "accuracy": found.accuracy.tolist(),
+        "loss": found.loss.tolist(),
+        "bins": found.bins.tolist(),
+    }

@@ -1,0 +1,195 @@
+"""`fluoroscope subjects voxels|models`: one decoder for many subjects."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from ..running import Terminal
+from . import options
+from .results import keep
+
+Train = Annotated[int, typer.Option("--train", min=32, help="Training items of each subject.")]
+Test = Annotated[int, typer.Option("--test", min=8, help="Held-out items, the same for all.")]
+Steps = Annotated[int, typer.Option(min=1, help="Training steps of each network.")]
+Noise = Annotated[float, typer.Option(min=0, help="Noise of one answer against the signal.")]
+Aggregate = Annotated[
+    Literal["max", "average", "linear", "pad"],
+    typer.Option(help="How signals of different widths come together; max suits voxels."),
+]
+Few = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--few", help="Items a new subject joins with (repeatable); left out: 32 128 512."
+    ),
+]
+Who = Annotated[
+    list[str],
+    typer.Option(
+        "--subject",
+        help="MODEL:SITE, such as ':layers.20.resid_post' for the embedded model or "
+        "'path/to/model:layers.3.resid_post' (repeatable, at least two).",
+    ),
+]
+Teacher = Annotated[str | None, typer.Option(help="Model whose states are the meaning.")]
+Pool = Annotated[
+    Literal["mean", "last"], typer.Option(help="Which of an item's tokens give the signal.")
+]
+DEFAULT = [
+    ":layers.4.resid_post",
+    ":layers.12.resid_post",
+    ":layers.12.mlp.hidden",
+    ":layers.24.resid_post",
+]
+"""States of the embedded model, two of them 576 wide, one 1,536."""
+
+
+def voxels(
+    terminal: Terminal,
+    *,
+    train: Train = 1000,
+    test: Test = 200,
+    noise: Noise = 1.0,
+    aggregate: Aggregate = "max",
+    steps: Steps = 600,
+    few: Few = None,
+    seed: options.Seed = 0,
+    output: options.ResultFile = None,
+) -> dict[str, Any]:
+    """Compare a bridge with a decoder each on synthetic voxels of four subjects (arXiv 2404.07850).
+
+    Example: fluoroscope subjects voxels -o out/voxels.h5
+    """
+    from ..probes.subjects import BridgeOptions, BridgeTraining, VoxelOptions, voxel_subjects
+
+    drawn = VoxelOptions(n_train=train, n_test=test, noise=noise, seed=seed)
+    return _compare(
+        terminal,
+        voxel_subjects(drawn),
+        BridgeOptions(aggregate=aggregate, seed=seed),
+        BridgeTraining(n_steps=steps, seed=seed),
+        what="synthetic voxels of a common cause",
+        few=few,
+        output=output,
+    )
+
+
+def models(
+    terminal: Terminal,
+    *,
+    subject: Who = DEFAULT,
+    teacher: Teacher = None,
+    text: options.Text = None,
+    train: Train = 1600,
+    test: Test = 240,
+    pool: Pool = "mean",
+    aggregate: Aggregate = "linear",
+    steps: Steps = 600,
+    few: Few = None,
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    output: options.ResultFile = None,
+) -> dict[str, Any]:
+    """Read the meaning of text off states of several models and layers with one decoder.
+
+    A subject is a model and a site; widths may differ. The meaning of an item is the teacher's last
+    normed state. The last subject named is also the one that joins with few items. A bag of words
+    takes part as a control: what it reads needs no model.
+
+    Example: fluoroscope subjects models -o out/subjects.h5
+
+    Example: fluoroscope subjects models --subject :layers.9.resid_post --subject gpt2:layers.6.mlp.out
+    """
+    from ..probes import open_corpus, open_model
+    from ..probes.subjects import BridgeOptions, BridgeTraining
+    from ..probes.subjects.models import (
+        bag_of_words,
+        items_of,
+        model_subjects,
+        signals,
+        split_items,
+        teacher_targets,
+    )
+
+    documents = [document.text for document in open_corpus(text)]
+    items = items_of(documents)
+    learnt, held = split_items(items, test)
+    learnt, held = learnt[-train * len(subject) :], held[:test]
+    read = [*learnt, *held]
+    opened: dict[str, Any] = {}
+
+    def states(name: str, site: str) -> Any:
+        if name not in opened:
+            opened[name] = open_model(name or None, device=device)
+        with terminal.track(f"Reading {site}", "items") as progress:
+            return signals(opened[name], read, site, pool=pool, progress=progress)
+
+    meaning = teacher_targets(states(teacher or "", "final_norm"), len(learnt))
+    sources = {"bag of words": bag_of_words(read)}
+    for name, site in map(_parsed, subject):
+        found = states(name, site)
+        sources[f"{opened[name].name} {site}"] = found
+    return _compare(
+        terminal,
+        model_subjects(sources, meaning, len(learnt)),
+        BridgeOptions(aggregate=aggregate, seed=seed),
+        BridgeTraining(n_steps=steps, seed=seed),
+        what="states of language models, and a bag of words",
+        few=few,
+        output=output,
+    )
+
+
+def _parsed(subject: str) -> tuple[str, str]:
+    from ..probes.errors import OptionError
+
+    name, colon, site = subject.rpartition(":")
+    if not colon or not site:
+        raise OptionError(
+            f"--subject must be MODEL:SITE, got {subject!r}; an empty MODEL is the embedded one."
+        )
+    return name, site
+
+
+def _compare(
+    terminal: Terminal,
+    subjects: list[Any],
+    architecture: Any,
+    recipe: Any,
+    *,
+    what: str,
+    few: list[int] | None,
+    output: Any,
+) -> dict[str, Any]:
+    from ..probes.subjects import compare_subjects
+
+    with terminal.track("Training", "steps") as progress:
+        found = compare_subjects(
+            subjects,
+            architecture,
+            recipe,
+            what=what,
+            n_few=few or (32, 128, 512),
+            progress=progress,
+        )
+    keep(terminal, output, "subjects", found)
+    table = Table("subject", *map(str, found.methods), title="Two-way identification (chance 0.5)")
+    for j, name in enumerate(found.subjects):
+        table.add_row(str(name), *(f"{value:.3f}" for value in found.read[:, j, 0, 0]))
+    terminal.show(table)
+    joining = Table("items", *map(str, found.joining), title=f"{found.newcomer} joins")
+    for j, n in enumerate(found.n_few):
+        joining.add_row(str(n), *(f"{value:.3f}" for value in found.joined[:, j, 0, 0]))
+    terminal.show(joining)
+    return {
+        "subjects": found.subjects.tolist(),
+        "methods": found.methods.tolist(),
+        "metrics": found.metrics.tolist(),
+        "read": found.read[..., 0].tolist(),
+        "n_few": found.n_few.tolist(),
+        "joining": found.joining.tolist(),
+        "joined": found.joined[..., 0].tolist(),
+        "synthesis": found.synthesis.tolist(),
+    }
