@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -76,7 +76,7 @@ class AttentionDegeneration(Result):
     )
     divergence_low: np.ndarray = described("lower bound", axes=("steps",), unit="nats")
     divergence_high: np.ndarray = described("upper bound", axes=("steps",), unit="nats")
-    options: dict[str, object] = described("all options")
+    options: dict[str, Any] = described("all options")
 
     @property
     def ratio(self) -> np.ndarray:

@@ -138,11 +138,11 @@ def _logits_with_shift(model: Model, ids: Tensor) -> tuple[Tensor, Tensor]:
 
     wanted = [parameter for parameter in model.module.parameters() if parameter.requires_grad]
     for parameter in wanted:
-        parameter.requires_grad_(requires_grad=False)
+        parameter.requires_grad = False
     try:
         with torch.enable_grad(), intervene(model, {"embed": shifted}):
             logits = model(ids[None], use_cache=False).logits[0]
     finally:
         for parameter in wanted:
-            parameter.requires_grad_(requires_grad=True)
+            parameter.requires_grad = True
     return logits.float(), leaves[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -75,7 +75,7 @@ class SourceRecall(Result):
         "held-out loss on the answers", axes=("models", "seeds"), unit="nats"
     )
     chance: float = described("accuracy of guessing")
-    options: dict[str, object] = described("task, size and training")
+    options: dict[str, Any] = described("task, size and training")
 
 
 def train(

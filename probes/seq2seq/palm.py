@@ -17,7 +17,7 @@ trains on unshifted labels; here the memory is made without any target and paddi
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -83,8 +83,14 @@ class PartialAttentionLM(Seq2Seq):
         self.partials = nn.ModuleList(PartialAttention(*sizes) for _ in range(n_partial))
         initialise(self, options.seed)
         if partial == "zero":
-            for half in self.partials:
+            for _, half in self._blocks():
+                assert half is not None
                 nn.init.zeros_(half.attention.out.weight)
+
+    def _blocks(self) -> list[tuple[Layer, PartialAttention | None]]:
+        """Layers, each with its partial attention if there is one."""
+        halves = list(self.partials) or [None] * len(self.layers)
+        return cast("list[Any]", list(zip(self.layers, halves, strict=True)))
 
     def encode(self, source: Int64[Tensor, "b s"], lengths: Int64[Tensor, " b"]) -> Memory:
         """Read the source, both ways."""
@@ -95,11 +101,10 @@ class PartialAttentionLM(Seq2Seq):
         places = torch.arange(n, device=source.device).expand(b, n)
         stream = self.vocabulary.embed(source, places) + self.language.weight[0]
         entering, read = [], []
-        for number, layer in enumerate(self.layers):
+        for layer, half in self._blocks():
             entering.append(stream)
             stream = layer.attend(stream, stream, allowed)
-            if self.partials:
-                half = self.partials[number]
+            if half is not None:
                 read.append(half.read(stream))
                 stream = half(stream, read[-1], allowed)
             stream = layer.think(stream)
@@ -117,9 +122,11 @@ class PartialAttentionLM(Seq2Seq):
         stream = self.vocabulary.embed(target, places) + self.language.weight[1]
         source_seen = memory.present[:, None].expand(b, t, -1)
         seen = torch.cat([source_seen, causal(b, t, target.device)], 2)
-        for number, (layer, source) in enumerate(zip(self.layers, memory.layers, strict=True)):
+        read = memory.partial or (None,) * len(memory.layers)
+        blocks = zip(self._blocks(), memory.layers, read, strict=True)
+        for (layer, half), source, partial in blocks:
             stream = layer.attend(stream, torch.cat([source, stream], 1), seen)
-            if self.partials:
-                stream = self.partials[number](stream, memory.partial[number], source_seen)
+            if half is not None:
+                stream = half(stream, partial, source_seen)
             stream = layer.think(stream)
         return self.vocabulary.logits(stream)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ class SubjectsComparison(Result):
     )
     subject_told: float = described("accuracy of telling the subject from the shared embedding")
     subject_chance: float = described("that of guessing")
-    options: dict[str, object] = described("architecture and training")
+    options: dict[str, Any] = described("architecture and training")
 
 
 WAYS = ("bridge", "alone", "ridge", "shared linear", "CCA", "shuffled")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from sklearn.decomposition import PCA
@@ -121,7 +122,7 @@ def bag_of_words(items: Sequence[Item], width: int = 512) -> Float[Tensor, "item
     """Hashed word counts of the spans: a control without any model, for lexical leakage."""
     hashed = HashingVectorizer(n_features=width, alternate_sign=False, token_pattern=r"\w+")
     texts = [item.text[item.start :] for item in items]
-    return torch.from_numpy(hashed.transform(texts).toarray()).float()
+    return torch.from_numpy(np.asarray(hashed.transform(texts).todense())).float()
 
 
 def split_items(items: Sequence[Item], n_test: int) -> tuple[list[Item], list[Item]]:

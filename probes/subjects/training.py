@@ -156,7 +156,7 @@ def _train(
     )
     generator = torch.Generator().manual_seed(recipe.seed)
     for parameter in frozen:
-        parameter.requires_grad_(requires_grad=False)
+        parameter.requires_grad = False
     bridge.train()
     try:
         with torch.random.fork_rng():
@@ -172,7 +172,7 @@ def _train(
                     progress(step + 1, recipe.n_steps, f"loss {loss.item():.2f}")
     finally:
         for parameter in frozen:
-            parameter.requires_grad_(requires_grad=True)
+            parameter.requires_grad = True
         bridge.eval()
 
 

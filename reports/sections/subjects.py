@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..charts import as_rows, dots, heat, lines
@@ -51,7 +53,7 @@ def _read(stored: Stored, methods: list[str], names: list[str], n: str) -> Figur
         high=two_way[:, :, 2].T.ravel(),
     )  # fmt: skip
     best = two_way[:, :, 0].mean(1)[:-1].argmax()
-    data: dict[str, list[object]] = {
+    data: dict[str, list[Any]] = {
         "subject": [name for name in names for _ in methods],
         "way": methods * len(names),
     }
