@@ -23,6 +23,7 @@ from .commands import (
     moe,
     probe,
     report,
+    superposition,
     xray,
 )
 from .running import USAGE, command, envelope, print_json
@@ -76,6 +77,23 @@ experts = typer.Typer(help="Experts: found, taken out, carved.", no_args_is_help
 for function in (moe.carve, moe.profile, moe.prune):
     command(experts, function)
 app.add_typer(experts, name="moe")
+
+features = typer.Typer(
+    help="Superposition: effective features of layers, and experiments on the measure.",
+    no_args_is_help=True,
+)
+for function in (
+    superposition.layers,
+    superposition.toy,
+    superposition.parity,
+    superposition.sort,
+    superposition.dropout,
+    superposition.capacity,
+    superposition.grokking,
+    superposition.adversarial,
+):
+    command(features, function)
+app.add_typer(features, name="superposition")
 
 
 def _tell_version(wanted: bool) -> bool:  # noqa: FBT001 - typer's callback

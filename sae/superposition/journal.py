@@ -64,6 +64,11 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
 
+    def clear(self) -> None:
+        """Forget everything, in the file too."""
+        self._done.clear()
+        self.remove()
+
     def remove(self) -> None:
         """Take the file away, and its folder if nothing else is in it."""
         if self.path is None:
