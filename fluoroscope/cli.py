@@ -25,6 +25,7 @@ from .commands import (
     probe,
     report,
     subjects,
+    superposition,
     xray,
 )
 from .running import USAGE, command, envelope, print_json
@@ -74,20 +75,33 @@ COMMANDS = (
 for function in COMMANDS:
     command(app, function)
 
-experts = typer.Typer(help="Experts: found, taken out, carved.", no_args_is_help=True)
-for function in (moe.carve, moe.profile, moe.prune):
-    command(experts, function)
-app.add_typer(experts, name="moe")
-
-looking_back = typer.Typer(help="Attention on a source, and how it fades.", no_args_is_help=True)
-for function in (attention.source, attention.constructions):
-    command(looking_back, function)
-app.add_typer(looking_back, name="attention")
-
-many_subjects = typer.Typer(help="One decoder for many subjects.", no_args_is_help=True)
-for function in (subjects.voxels, subjects.models):
-    command(many_subjects, function)
-app.add_typer(many_subjects, name="subjects")
+GROUPS = {
+    "attention": (
+        "Attention on a source, and how it fades.",
+        (attention.source, attention.constructions),
+    ),
+    "moe": ("Experts: found, taken out, carved.", (moe.carve, moe.profile, moe.prune)),
+    "subjects": ("One decoder for many subjects.", (subjects.voxels, subjects.models)),
+    "superposition": (
+        "Superposition: effective features of layers, and experiments on the measure.",
+        (
+            superposition.layers,
+            superposition.toy,
+            superposition.parity,
+            superposition.sort,
+            superposition.dropout,
+            superposition.capacity,
+            superposition.grokking,
+            superposition.adversarial,
+        ),
+    ),
+}
+"""Commands of commands: what each is about, and what it does."""
+for name, (about, functions) in GROUPS.items():
+    group = typer.Typer(help=about, no_args_is_help=True)
+    for function in functions:
+        command(group, function)
+    app.add_typer(group, name=name)
 
 
 def _tell_version(wanted: bool) -> bool:  # noqa: FBT001 - typer's callback

@@ -1,0 +1,1 @@
+"""How many features a layer carries: superposition as lossy compression."""

@@ -1,0 +1,1 @@
+"""Experiments on superposition; each module is one, run by one command."""
