@@ -1,6 +1,6 @@
 """Experts: routing, super experts, pruning, carving."""
 
-from .ablate import ablate_experts, save_pruned, zero_experts
+from .ablate import ablate_experts, load_pruned, save_pruned, zero_experts
 from .carve import Carved, CarveOptions, active_experts, carve
 from .confirm import Agnosticism, Confirmation, confirm_experts, data_agnosticism
 from .criterion import CriterionOptions, FewExpertsWarning, formation_layers, select_super
@@ -9,6 +9,7 @@ from .errors import NoExpertsError, UnknownExpertError
 from .identity import check_identity
 from .layers import MoeLayer, moe_layers
 from .profile import profile_experts, profile_padded
+from .quantise import QuantisationEffects, quantisation_effects, quantised_experts
 from .result import ExpertProfile
 from .routing import Routing, as_logits, watch_routing
 from .statistics import ExpertStatistics, expert_statistics
@@ -26,6 +27,7 @@ __all__ = [
     "MoeLayer",
     "NoExpertsError",
     "PruningEffects",
+    "QuantisationEffects",
     "Routing",
     "UnknownExpertError",
     "ablate_experts",
@@ -38,10 +40,13 @@ __all__ = [
     "expert_readings",
     "expert_statistics",
     "formation_layers",
+    "load_pruned",
     "moe_layers",
     "profile_experts",
     "profile_padded",
     "pruning_effects",
+    "quantisation_effects",
+    "quantised_experts",
     "save_pruned",
     "select_super",
     "sink_decay",

@@ -25,12 +25,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..probes.errors import OptionError, RunExistsError
+from ..probes.errors import DamagedModelError, OptionError, RunExistsError
 from ..probes.experts import route_again
 from ..probes.model import Model
+from ..probes.open import open_model
 from .layers import SHARED, Expert, MoeLayer, layer_of, moe_layers
 
 Mode = Literal["zero", "renorm", "reroute"]
+
+RECORD = "fluoroscope_ablation"
+"""Entry of config.json that names the mode and the experts of a saved model."""
 
 
 @contextmanager
@@ -49,8 +53,17 @@ def ablate_experts(
         UnknownExpertError: There is no such expert.
         OptionError: "reroute" would leave a layer fewer experts than a token is sent to.
     """
-    if mode not in ("zero", "renorm", "reroute"):
-        raise OptionError(f"mode must be 'zero', 'renorm' or 'reroute', got {mode!r}.")
+    _require_mode(mode)
+    removers = _install(model, experts, mode)
+    try:
+        yield
+    finally:
+        for remove in removers:
+            remove()
+
+
+def _install(model: Model, experts: Sequence[Expert], mode: Mode) -> list[Callable[[], None]]:
+    """Put the hooks in, once all that was asked for is known to be there; returns their removers."""
     layers = moe_layers(model)
     chosen: dict[int, list[int]] = defaultdict(list)
     for expert in experts:
@@ -60,18 +73,14 @@ def ablate_experts(
         for layer in layers:
             _require_enough(layer, chosen[layer.index])
     removers: list[Callable[[], None]] = []
-    try:
-        for layer in layers:
-            routed = sorted(set(chosen[layer.index]) - {SHARED})
-            if SHARED in chosen[layer.index]:
-                removers.append(layer.shared.register_forward_hook(_nothing).remove)
-            if routed:
-                after = _rerouting(routed) if mode == "reroute" else _masking(routed, mode)
-                removers.append(layer.router.register_forward_hook(after).remove)
-        yield
-    finally:
-        for remove in removers:
-            remove()
+    for layer in layers:
+        routed = sorted(set(chosen[layer.index]) - {SHARED})
+        if SHARED in chosen[layer.index]:
+            removers.append(layer.shared.register_forward_hook(_nothing).remove)
+        if routed:
+            after = _rerouting(routed) if mode == "reroute" else _masking(routed, mode)
+            removers.append(layer.router.register_forward_hook(after).remove)
+    return removers
 
 
 @torch.no_grad()
@@ -90,19 +99,27 @@ def zero_experts(model: Model, experts: Sequence[Expert]) -> None:
             layer.experts.down_proj_bias[number].zero_()
 
 
-def save_pruned(model: Model, experts: Sequence[Expert], folder: str | Path) -> Path:
-    """Save the model with the experts' down projections zeroed; `from_pretrained` loads it.
+def save_pruned(
+    model: Model, experts: Sequence[Expert], folder: str | Path, *, mode: Mode = "zero"
+) -> Path:
+    """Save the model without some experts; the model in hand stays as it is.
 
-    The model in hand stays as it is. Only mode "zero" can be saved: no standard architecture has a
-    place for renormalised gates or for experts that may not be chosen.
+    Their down projections are saved as zeros, so that `from_pretrained` loads mode "zero" anywhere. No
+    standard architecture has a place for renormalised gates or for experts that may not be chosen:
+    those modes are noted in config.json, under `fluoroscope_ablation`, and `load_pruned` sets them up;
+    any other reader of such a folder gets mode "zero".
 
     Raises:
         RunExistsError: The folder exists and holds something.
         UnknownExpertError: There is no such expert.
+        OptionError: "reroute" would leave a layer fewer experts than a token is sent to.
     """
+    _require_mode(mode)
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
         raise RunExistsError(f"{folder} must be new or empty; give another folder.")
+    with ablate_experts(model, experts, mode=mode):
+        pass  # refuses what cannot be, before anything is written
     layers = moe_layers(model)
     kept = [(layer_of(layers, e), e[1]) for e in experts]
     weights = [layer.down_of(number).detach().clone() for layer, number in kept]
@@ -112,10 +129,15 @@ def save_pruned(model: Model, experts: Sequence[Expert], folder: str | Path) -> 
         else None
         for layer, number in kept
     ]
+    config = model.module.config
     try:
         zero_experts(model, experts)
+        if mode != "zero":
+            setattr(config, RECORD, {"mode": mode, "experts": [list(e) for e in experts]})
         model.module.save_pretrained(folder)
     finally:
+        if mode != "zero":
+            delattr(config, RECORD)
         with torch.no_grad():
             for (layer, number), weight, bias in zip(kept, weights, biases, strict=True):
                 layer.down_of(number).copy_(weight)
@@ -124,6 +146,38 @@ def save_pruned(model: Model, experts: Sequence[Expert], folder: str | Path) -> 
     if model.has_tokenizer:
         model.tokenizer.save_pretrained(folder)
     return folder
+
+
+def load_pruned(folder: str | Path, **options: Any) -> Model:
+    """Open a model that `save_pruned` wrote, in the mode it was saved in.
+
+    Args:
+        folder: Where it is.
+        options: Passed on to `open_model`.
+
+    Raises:
+        DamagedModelError: Its note in config.json names another mode or no experts.
+        UnknownExpertError: The note names an expert that the model lacks.
+    """
+    model = open_model(folder, **options)
+    record = getattr(model.module.config, RECORD, None)
+    if record is None:
+        return model
+    try:
+        mode, experts = record["mode"], [(int(layer), int(e)) for layer, e in record["experts"]]
+        _require_mode(mode)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedModelError(
+            f"{RECORD} in config.json of {Path(folder).name} must name a mode and experts, got "
+            f"{record!r}; save the pruned model again."
+        ) from error
+    _install(model, experts, mode)
+    return model
+
+
+def _require_mode(mode: str) -> None:
+    if mode not in ("zero", "renorm", "reroute"):
+        raise OptionError(f"mode must be 'zero', 'renorm' or 'reroute', got {mode!r}.")
 
 
 def _nothing(module: nn.Module, args: Any, output: Tensor) -> Tensor:

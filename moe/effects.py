@@ -192,7 +192,7 @@ def pruning_effects(
     measured = []
     for number, (_, removed) in enumerate(plans):
         with ablate_experts(model, removed, mode=mode):
-            measured.append(_measure(model, texts, prompt))
+            measured.append(measure_condition(model, texts, prompt))
         if progress is not None:
             progress(number + 1, len(plans), "conditions")
     n_each = len(experts)
@@ -229,8 +229,8 @@ def pruning_effects(
     )
 
 
-def _measure(model: Model, texts: Texts, prompt: str) -> dict[str, Any]:
-    """One condition: losses and counts per text, residual sizes, sink masses, greedy text."""
+def measure_condition(model: Model, texts: Texts, prompt: str = "") -> dict[str, Any]:
+    """A model as it stands: losses and counts per text, residual sizes, sink masses, greedy text."""
     sites = [s for s in model.sites.names if s.endswith(".attn.pattern")]
     resid = [f"layers.{i}.resid_post" for i in range(model.n_layers)]
     losses, counts = np.zeros(len(texts)), np.zeros(len(texts), dtype=np.int64)

@@ -63,6 +63,14 @@ class MoeLayer:
         """Down projection of one expert (-1: the shared one), a view."""
         return self.shared.down_proj.weight if expert == SHARED else self.down[expert]
 
+    def matrices_of(self, expert: int) -> list[Float[Tensor, "outputs inputs"]]:
+        """All weight matrices of one expert (-1: the shared one), views, outputs first."""
+        if expert == SHARED:
+            return [p.weight for p in self.shared.children() if isinstance(p, nn.Linear)]
+        gated = _flag(self.experts, "has_gate", default=True)
+        up = getattr(self.experts, "gate_up_proj" if gated else "up_proj")[expert]
+        return [up.T if _flag(self.experts, "is_transposed") else up, self.down_of(expert)]
+
     def describe(self, expert: int) -> str:
         """A name such as "layer 3 expert 82"."""
         return f"layer {self.index} " + (

@@ -63,9 +63,14 @@ class RouterPort(BlockPort):
 def route_again(router: nn.Module, logits: Tensor) -> tuple[Tensor, ...]:
     """The router's (logits, gate weights, expert ids) for given logits, by its own rule.
 
+    A router that is no linear map (MoE-X's) offers that rule as `decide(logits)`.
+
     Raises:
         SiteCheckError: The router is not of the shape logits = linear(hidden states).
     """
+    decide = getattr(router, "decide", None)
+    if callable(decide):
+        return decide(logits)
     n_experts = logits.shape[-1]
     identity = logits.new_zeros(n_experts, n_experts)
     identity.fill_diagonal_(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from . import embedded
 from .backends import drive
 from .digest import files_digest
 from .errors import DamagedModelError, ModelNotFoundError, OptionError, UnsafeModelError
+from .families import FAMILIES
 from .gguf import convert_gguf, is_gguf, without_progress_bars
 from .memory import require_bytes
 from .model import Backend, Model
@@ -182,7 +184,9 @@ def _refuse_unsafe(folder: Path, *, trust_remote_code: bool, allow_pickle: bool)
             f"{folder.name} must hold config.json and safetensors; there is no config.json. Give the "
             "directory that `save_pretrained` wrote."
         )
-    files = [config, folder / "tokenizer_config.json"]
+    files = [folder / "tokenizer_config.json"]
+    if not _is_ours(_settings(config)):
+        files.append(config)
     brings_code = any("auto_map" in _settings(file) for file in files if file.is_file())
     if brings_code and not trust_remote_code:
         raise UnsafeModelError(
@@ -197,6 +201,18 @@ def _refuse_unsafe(folder: Path, *, trust_remote_code: bool, allow_pickle: bool)
             "them to safetensors, or ask for it by name: open_model(..., allow_pickle=True)."
         )
     raise ModelNotFoundError(f"{folder.name} holds no weights ({WEIGHTS}).")
+
+
+def _is_ours(config: dict[str, Any]) -> bool:
+    """Whether a room defines the architecture; it is imported, so that transformers knows it.
+
+    Code that came along with such a checkpoint, for readers without this package, does not run.
+    """
+    family = FAMILIES.get(str(config.get("model_type")))
+    if family is None or not family.home:
+        return False
+    importlib.import_module(f"{__package__.rpartition('.')[0]}.{family.home}")
+    return True
 
 
 def _settings(file: Path) -> dict[str, Any]:

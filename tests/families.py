@@ -7,6 +7,8 @@ import torch
 import transformers as hf
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from fluoroscope.moe.moex.network import MoexConfig
+
 COMMON: dict[str, Any] = {
     "vocab_size": 260,
     "hidden_size": 32,
@@ -73,6 +75,9 @@ TINY_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     "gpt_oss": lambda: hf.GptOssConfig(
         **GQA, head_dim=8, num_local_experts=4, num_experts_per_tok=2, sliding_window=4
     ),
+    "moex": lambda: MoexConfig(
+        **GPT2, num_experts=4, num_experts_per_tok=2, expert_size=24, initializer_range=0.08
+    ),
     "mamba2": lambda: hf.Mamba2Config(
         vocab_size=260, hidden_size=32, num_hidden_layers=3, num_heads=8, head_dim=8, expand=2,
         state_size=8, n_groups=1, chunk_size=4, bos_token_id=256, eos_token_id=257,
@@ -90,6 +95,7 @@ TINY_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
 DENSE = ("llama", "qwen3", "gemma2", "gpt2", "gpt_neox", "olmo2")
 MIXTURES = (
     "mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3", "gpt_oss",
+    "moex",
 )  # fmt: skip
 
 UNLISTED: dict[str, Callable[[], PretrainedConfig]] = {

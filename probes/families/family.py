@@ -53,5 +53,7 @@ class Family:
     """Which block's input the model's `hidden_states[0]` is (1 where the embedding is left out)."""
     places: Mapping[str, Place] = field(default_factory=dict)
     """Sites inside a layer beyond resid_pre and resid_post."""
+    home: str = ""
+    """Room and module that defines the architecture, where transformers does not."""
     missing: Callable[[PretrainedConfig], frozenset[str]] = _nowhere
     """Sites that a variant of the family lacks (parallel blocks have no resid_mid)."""

@@ -1,7 +1,7 @@
 """Mixtures of experts. Dense layers among them (and shared experts) keep `mlp.hidden`."""
 
 from .dense import LLAMA_PLACES
-from .family import Family
+from .family import Family, Place
 
 MOE = (
     Family(
@@ -21,5 +21,20 @@ MOE = (
         model_types=("gpt_oss",),
         router="mlp.router",
         places=LLAMA_PLACES,
+    ),
+    Family(
+        name="MoE-X in GPT-2's blocks",
+        model_types=("moex",),
+        home="moe.moex.network",
+        layers="transformer.h",
+        embed="transformer.wte",
+        final_norm="transformer.ln_f",
+        attention="attn",
+        router="mlp.router",
+        places={
+            "attn.out": Place("attn"),
+            "resid_mid": Place("ln_2", "input"),
+            "mlp.out": Place("mlp"),
+        },
     ),
 )

@@ -26,6 +26,7 @@ GROWN: dict[str, dict[str, Any]] = {
     "deepseek_v2": {"n_routed_experts": N_EXPERTS},
     "deepseek_v3": {"n_routed_experts": N_EXPERTS},
     "gpt_oss": {"num_local_experts": N_EXPERTS},
+    "moex": {"num_experts": N_EXPERTS},
 }
 PLANTED = ((1, 4), (2, 9), (3, 0))
 
@@ -53,19 +54,37 @@ def plant(model: Model, experts: tuple[tuple[int, int], ...] = PLANTED) -> Model
             layer.experts.down_proj_bias[:, RESERVED] = 0
         if layer.shared is not None:
             layer.shared.down_proj.weight[RESERVED] = 0
+    _clear_reserved(module)
+    for index, expert in experts:
+        _plant(layers[index], expert)
+    return model
+
+
+def _clear_reserved(module: Any) -> None:
+    """Let no attention and no dense MLP write the reserved dimension."""
+    if module.config.model_type == "moex":  # GPT-2's blocks, whose projections store inputs first
+        module.transformer.wpe.weight[:, RESERVED] = 0
+        for block in module.transformer.h:
+            block.attn.c_proj.weight[:, RESERVED] = 0
+            block.attn.c_proj.bias[RESERVED] = 0
+        return
     for block in module.get_submodule("model.layers").children():
         block.self_attn.o_proj.weight[RESERVED] = 0
         if block.self_attn.o_proj.bias is not None:
             block.self_attn.o_proj.bias[RESERVED] = 0
         if hasattr(block.mlp, "down_proj"):
             block.mlp.down_proj.weight[RESERVED] = 0
-    for index, expert in experts:
-        _plant(layers[index], expert)
-    return model
 
 
 def _plant(layer: MoeLayer, expert: int) -> None:
-    if expert == SHARED:
+    if hasattr(layer.experts, "up_proj"):
+        # MoE-X routes to the expert whose neurons are least likely to fire: all but one hate the first
+        # token, which alone is large there.
+        weight = layer.experts.up_proj[expert]
+        weight.zero_()
+        weight[:, READ] = -2.0
+        weight[NEURON, READ] = 2.0
+    elif expert == SHARED:
         for name in ("gate_proj", "up_proj"):
             weight = getattr(layer.shared, name).weight
             weight[NEURON] = 0

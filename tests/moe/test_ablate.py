@@ -7,12 +7,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from fluoroscope.moe.ablate import ablate_experts, save_pruned, zero_experts
+from fluoroscope.moe.ablate import ablate_experts, load_pruned, save_pruned, zero_experts
 from fluoroscope.moe.errors import UnknownExpertError
 from fluoroscope.moe.layers import SHARED, moe_layers
 from fluoroscope.moe.routing import watch_routing
 from fluoroscope.probes import capture, wrap_model
-from fluoroscope.probes.errors import OptionError, RunExistsError
+from fluoroscope.probes.errors import DamagedModelError, OptionError, RunExistsError
 from tests.conftest import n_hooks
 from tests.families import MIXTURES
 from tests.moe.planting import PLANTED, grown, plant, some_ids
@@ -126,6 +126,38 @@ def test_a_saved_model_loads_equal(family: str, tmp_path) -> None:
     torch.testing.assert_close(logits(loaded, ids), expected, rtol=0, atol=1e-6)
     with pytest.raises(RunExistsError, match="new or empty"):
         save_pruned(model, PLANTED, folder)
+
+
+@everywhere
+@pytest.mark.parametrize("mode", ["renorm", "reroute"])
+def test_other_modes_are_saved_with_a_note_that_load_pruned_reads(
+    family: str, mode: str, tmp_path
+) -> None:
+    model, ids = plant(grown(family)), some_ids()
+    with ablate_experts(model, PLANTED, mode=mode):  # type: ignore[arg-type]
+        expected = logits(model, ids)
+    with ablate_experts(model, PLANTED):
+        zeroed = logits(model, ids)
+    folder = save_pruned(model, PLANTED, tmp_path / "pruned", mode=mode)  # type: ignore[arg-type]
+    assert not hasattr(model.module.config, "fluoroscope_ablation")
+    loaded = load_pruned(folder)
+    torch.testing.assert_close(logits(loaded, ids), expected, rtol=1e-5, atol=1e-5)
+    plain = AutoModelForCausalLM.from_pretrained(folder).eval()
+    torch.testing.assert_close(logits(plain, ids), zeroed, rtol=1e-5, atol=1e-5)
+
+
+def test_a_note_that_cannot_be_read_is_refused(tmp_path) -> None:
+    import json
+
+    folder = save_pruned(grown("mixtral"), [(0, 1)], tmp_path / "pruned", mode="renorm")
+    config = json.loads((folder / "config.json").read_text())
+    config["fluoroscope_ablation"] = {"mode": "halve", "experts": [[0, 1]]}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DamagedModelError, match="must name a mode and experts"):
+        load_pruned(folder)
+    with pytest.raises(OptionError, match="1 would be left"):
+        save_pruned(grown("mixtral"), [(2, e) for e in range(15)], tmp_path / "x", mode="reroute")
+    assert not (tmp_path / "x").exists()
 
 
 def test_wrong_experts_are_refused_with_what_there_is() -> None:

@@ -64,7 +64,7 @@ def test_neurons_add_up_to_the_maximum(family: str) -> None:
     width = layer.down.shape[-1]
     found = statistics(model, some_ids(), n_neurons=width)
     bias = torch.zeros(N_EXPERTS, layer.down.shape[1])
-    if family == "gpt_oss":
+    if getattr(layer.experts, "has_bias", False):
         bias = layer.experts.down_proj_bias.detach()
     for expert in range(N_EXPERTS):
         if found.load[0, expert]:
