@@ -23,14 +23,14 @@ ALPHA = 0.5
 """Order of the Rényi divergence where none is given; its categorical entropy has order 2 - alpha."""
 
 
-def kl(p: Laws, q: Laws) -> Float[np.ndarray, "..."]:
+def kl(p: Laws, q: Laws) -> Float[np.ndarray, "*axes"]:
     """Kullback-Leibler divergence sum p log(p/q) in nats; infinite where q lacks p's support."""
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(p > 0, p * (np.log(p) - np.log(q)), 0.0)
     return np.asarray(terms.sum(-1))
 
 
-def renyi(p: Laws, q: Laws, *, alpha: float = ALPHA) -> Float[np.ndarray, "..."]:
+def renyi(p: Laws, q: Laws, *, alpha: float = ALPHA) -> Float[np.ndarray, "*axes"]:
     """Rényi divergence log(sum p^alpha q^(1-alpha)) / (alpha - 1) in nats.
 
     Raises:
@@ -43,24 +43,24 @@ def renyi(p: Laws, q: Laws, *, alpha: float = ALPHA) -> Float[np.ndarray, "..."]
         return np.asarray(np.log(terms.sum(-1)) / (alpha - 1))
 
 
-def total_variation(p: Laws, q: Laws) -> Float[np.ndarray, "..."]:
+def total_variation(p: Laws, q: Laws) -> Float[np.ndarray, "*axes"]:
     """Half of the L1 distance."""
     return np.asarray(np.abs(p - q).sum(-1) / 2)
 
 
-def squared_hellinger(p: Laws, q: Laws) -> Float[np.ndarray, "..."]:
+def squared_hellinger(p: Laws, q: Laws) -> Float[np.ndarray, "*axes"]:
     """One minus the Bhattacharyya coefficient sum sqrt(p q)."""
     return np.asarray(1 - np.sqrt(p * q).sum(-1))
 
 
-def chi_squared(p: Laws, q: Laws) -> Float[np.ndarray, "..."]:
+def chi_squared(p: Laws, q: Laws) -> Float[np.ndarray, "*axes"]:
     """Pearson's sum (p-q)^2 / q; infinite where q lacks p's support."""
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where((p == 0) & (q == 0), 0.0, (p - q) ** 2 / q)
     return np.asarray(terms.sum(-1))
 
 
-def jensen_shannon(p: Laws, q: Laws) -> Float[np.ndarray, "..."]:
+def jensen_shannon(p: Laws, q: Laws) -> Float[np.ndarray, "*axes"]:
     """Mean KL of both laws to their midpoint, in nats; at most log 2."""
     middle = (p + q) / 2
     return (kl(p, middle) + kl(q, middle)) / 2

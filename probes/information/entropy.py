@@ -1,7 +1,8 @@
 """Categorical entropy of a model's predictions, for every divergence, O(vocabulary) per position.
 
-H_D(k)(h) = D(copy after k || (k tensor k) after copy) compares the diagonal law on pairs of tokens with the
-product law (arXiv 2507.19247, section 4). With p = k(h, .) and s the size of its support it is
+H_D(k)(h) = D(copy after k || (k tensor k) after copy) compares the diagonal law on pairs of tokens
+with the product law (arXiv 2507.19247, section 4). With p = k(h, .) and s the size of its support
+it is
 
     KL                  -sum p log p, Shannon entropy (proposition 4.2)
     Rényi of order a    Rényi entropy of order 2 - a: log(sum p^(2-a)) / (a - 1)
@@ -10,10 +11,10 @@ product law (arXiv 2507.19247, section 4). With p = k(h, .) and s the size of it
     chi squared         s - 1
     Jensen-Shannon      log 2 - 1/2 sum (p + p^2) log(1 + p) + 1/2 sum p^2 log p
 
-with the diagonal law first; the other order of KL is infinite unless p is one-hot. Chi squared only counts
-the support (a softmax's is the whole vocabulary), so it is given for completeness, and neither it nor
-Rényi of order 2 and more is continuous: the paper's theorem 5.2 does not cover them. Nothing of the
-size of the vocabulary squared is ever made.
+with the diagonal law first; the other order of KL is infinite unless p is one-hot. Chi squared only
+counts the support (a softmax's is the whole vocabulary), so it is given for completeness, and
+neither it nor Rényi of order 2 and more is continuous: the paper's theorem 5.2 does not cover them.
+Nothing of the size of the vocabulary squared is ever made.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-Joint = Float[np.ndarray, "..."]
+Joint = Float[np.ndarray, "*axes"]
 
 
 def entropy(joint: Joint, axes: Sequence[int] | None = None) -> float:
@@ -32,7 +32,8 @@ def mutual_information(
 def surplus(joint: Joint) -> float:
     """I(H; W_1, W_2, ... | W_0) of a joint law with axes (H, W_0, W_1, ...), in nats.
 
-    Surplus_K of the paper, K counting W_0: the chain rule is I(H; W_0..W_{K-1}) = I(H; W_0) + Surplus_K.
+    Surplus_K of the paper, K counting W_0: the chain rule is I(H; W_0..W_{K-1}) = I(H; W_0) +
+    Surplus_K.
     """
     return mutual_information(joint, [0], range(2, joint.ndim), [1])
 

@@ -1,10 +1,10 @@
 """Finite Markov kernels: the ground truth that every estimator here is tested against.
 
 A kernel from n states to m outcomes is a row-stochastic matrix in float64 (arXiv 2507.19247, sections
-2 and 3, with finite sets for measurable spaces). Composition is the matrix product, the tensor product
-is Kronecker's, copying sends x to (x, x), discarding sends everything to one point. Pairs (x, y) are
-numbered x * n_y + y. For small alphabets: the categorical entropy by its definition needs laws on pairs;
-what works on real vocabularies is in `entropy.py`.
+2 and 3, with finite sets for measurable spaces). Composition is the matrix product, the tensor
+product is Kronecker's, copying sends x to (x, x), discarding sends everything to one point. Pairs
+(x, y) are numbered x * n_y + y. For small alphabets: the categorical entropy by its definition
+needs laws on pairs; what works on real vocabularies is in `entropy.py`.
 
 Example:
     >>> coin = FinKernel.law([0.5, 0.5])
@@ -46,7 +46,8 @@ class FinKernel:
         if not worst <= TOLERANCE * max(self.n_outcomes, 1) or (self.matrix < 0).any():
             raise OptionError(
                 "A kernel's rows must be probabilities that sum to 1, got a row off by "
-                f"{worst:.1e} and a smallest entry of {self.matrix.min():.1e}. Divide rows by their sums."
+                f"{worst:.1e} and a smallest entry of {self.matrix.min():.1e}. Divide rows by their
+                sums."
             )
 
     @classmethod
@@ -66,7 +67,7 @@ class FinKernel:
 
     @classmethod
     def copy(cls, n: int) -> FinKernel:
-        """x to the pair (x, x)."""
+        """Every state x to the pair (x, x)."""
         return cls.deterministic(np.arange(n) * (n + 1), n * n)
 
     @classmethod

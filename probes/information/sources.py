@@ -1,8 +1,8 @@
 """Synthetic sources whose information is known in closed form: chains, XOR, hidden Markov models.
 
-With H the context and W_0, W_1, ... the tokens after it, every source gives I(H; W_0), the unconditional
-I(H; W_k), the conditional surplus I(H; W_1..W_{K-1} | W_0) and its own entropy per token. They test the
-estimators and train the small transformers of `toys.py`.
+With H the context and W_0, W_1, ... the tokens after it, every source gives I(H; W_0), the
+unconditional I(H; W_k), the conditional surplus I(H; W_1..W_{K-1} | W_0) and its own entropy per
+token. They test the estimators and train the small transformers of `toys.py`.
 
 A first-order chain has no surplus for any K; in the XOR chain each informative bit is useless alone.
 """
@@ -51,7 +51,7 @@ class Source(Protocol):
         ...
 
 
-def truth_of(joint: Float[np.ndarray, "..."]) -> Truth:
+def truth_of(joint: Float[np.ndarray, "*axes"]) -> Truth:
     """Every quantity off the joint law of (H, W_0, W_1, ..., W_K)."""
     last = joint.ndim - 2
     marginals = [joint.sum(axis=tuple(range(k + 2, joint.ndim))) for k in range(last + 1)]
@@ -78,7 +78,7 @@ class Chain:
         OptionError: Axes of different lengths, or rows that are no probabilities.
     """
 
-    def __init__(self, transition: Float[np.ndarray, "..."]) -> None:
+    def __init__(self, transition: Float[np.ndarray, "*axes"]) -> None:
         self.transition = np.array(transition, dtype=np.float64)
         if self.transition.ndim < 2 or len(set(self.transition.shape)) != 1:
             raise OptionError(
@@ -113,7 +113,7 @@ class Chain:
         leading = np.abs(np.real(vectors[:, int(np.argmax(np.real(values)))]))
         return leading / leading.sum()
 
-    def joint(self, n_futures: int) -> Float[np.ndarray, "..."]:
+    def joint(self, n_futures: int) -> Float[np.ndarray, "*axes"]:
         """Joint law of the context and the `n_futures` tokens after it, one axis each."""
         n, contexts = self.n_tokens, self.n_tokens**self.order
         rows = self.transition.reshape(contexts, n)
@@ -225,7 +225,7 @@ class HiddenMarkov:
         return np.einsum("ri,iv,iw->rvw", beliefs, self.emission.matrix, after, optimize=True)
 
     def truth(self, *, n_documents: int = 200, length: int = 1000, seed: int = 0) -> Truth:
-        """Truth over the beliefs along a long sample, mixed laws in closed form from the stationary law.
+        """Truth over the beliefs of a long sample; mixed laws in closed form from the stationary law.
 
         Only the law of beliefs is sampled; the first 20 positions, where filtering still forgets its
         start, are left out.
