@@ -23,7 +23,7 @@ kind, so code that knows nothing of fluoroscope still catches it. Rooms add thei
     │   ├── DamagedRunFileError                  digests, lengths or links do not hold
     │   ├── RunExistsError                       the output exists and is not to be resumed
     │   └── RunMismatchError (ValueError)        another model or corpus than the file's
-    ├── TooFewTokensError (ValueError)           an estimator's answer would be noise; says how many it needs
+    ├── TooFewTokensError (ValueError)           an estimate would be noise
     ├── MissingResultError (LookupError)         not run yet; names the call that adds it
     └── IncompleteError (RuntimeError)           stopped early, all so far kept; resumable
 """

@@ -1,5 +1,4 @@
-"""Do contexts that predict alike stand alike? Predictive similarity against the representation's
-spectrum (E7).
+"""Do contexts that predict alike stand alike? The spectra of predictions and of states (E7).
 
 The predictive-similarity operator of arXiv 2507.19247 (section 7) on N contexts is K / N with, for
 laws p, K_BC = sum sqrt(p p'), K_lin = <p, p'>, K_H = exp(-b d_H^2), K_KL = exp(-b JS). The spectral
@@ -140,8 +139,8 @@ def linear_cka(
 def subspace_overlap(
     kernel: Float[Tensor, "rows rows"], states: Float[Tensor, "rows d_model"], *, k: int
 ) -> float:
-    """|Q_K^T Q_H|_F^2 / k between the top k eigenvectors of the centred kernel and of the states'
-    Gram.""" return float((top_vectors(kernel, k).T @ state_vectors(states, k)).square().sum() / k)
+    """|Q_K^T Q_H|_F^2 / k of the kernel's and the states' top k principal directions over rows."""
+    return float((top_vectors(kernel, k).T @ state_vectors(states, k)).square().sum() / k)
 
 
 def top_vectors(kernel: Float[Tensor, "rows rows"], k: int) -> Float[Tensor, "rows k"]:
@@ -171,7 +170,11 @@ def dirichlet_energy(
 
 
 def permutation_null(
-    value: Callable[[Int64[np.ndarray, " rows"]], float], n_rows: int, *, n: int = N_PERMUTED, seed: int = 0
+    value: Callable[[Int64[np.ndarray, " rows"]], float],
+    n_rows: int,
+    *,
+    n: int = N_PERMUTED,
+    seed: int = 0,
 ) -> Estimate:
     """Mean and central 95 % of a statistic when rows are paired at random.
 
@@ -187,6 +190,8 @@ def permutation_null(
     return Estimate(float(found.mean()), float(low), float(high))
 
 
-def rank_correlation(left: Float[np.ndarray, " pairs"], right: Float[np.ndarray, " pairs"]) -> float:
+def rank_correlation(
+    left: Float[np.ndarray, " pairs"], right: Float[np.ndarray, " pairs"]
+) -> float:
     """Spearman's correlation."""
     return float(spearmanr(left, right).statistic)

@@ -59,8 +59,8 @@ class Metric:
         return direction * torch.where(sign == 0, torch.ones_like(sign), sign)
 
     def length(self, step: Float[Tensor, " d_model"]) -> float:
-        """Length of a step, sqrt(v^T g v): twice its squared half is the KL it causes, to first
-        order.""" return float((self.factor @ step.to(self.factor)).norm())
+        """Length of a step, sqrt(v^T g v); half of its square is the KL it causes, to second order."""
+        return float((self.factor @ step.to(self.factor)).norm())
 
 
 def effective_rank(spectrum: Float[Tensor, " values"]) -> float:

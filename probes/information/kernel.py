@@ -45,9 +45,8 @@ class FinKernel:
         worst = float(np.abs(self.matrix.sum(1) - 1).max(initial=0.0))
         if not worst <= TOLERANCE * max(self.n_outcomes, 1) or (self.matrix < 0).any():
             raise OptionError(
-                "A kernel's rows must be probabilities that sum to 1, got a row off by "
-                f"{worst:.1e} and a smallest entry of {self.matrix.min():.1e}. Divide rows by their
-                sums."
+                f"A kernel's rows must be probabilities that sum to 1, got a row off by {worst:.1e} "
+                f"and a smallest entry of {self.matrix.min():.1e}. Divide rows by their sums."
             )
 
     @classmethod

@@ -1,5 +1,4 @@
-"""Usable information and conditional surplus from held-out cross-entropies, and additive probes'
-blind spot.
+"""Usable information and conditional surplus from held-out cross-entropies.
 
 I_V(H; Y | G) = CE(Y | G) - CE(Y | G, H) with both cross-entropies of one predictive family V, on
 documents not trained on (E2b: nothing given; E3b: the tokens before Y given). On real contexts the
