@@ -23,6 +23,7 @@ kind, so code that knows nothing of fluoroscope still catches it. Rooms add thei
     │   ├── DamagedRunFileError                  digests, lengths or links do not hold
     │   ├── RunExistsError                       the output exists and is not to be resumed
     │   └── RunMismatchError (ValueError)        another model or corpus than the file's
+    ├── TooFewTokensError (ValueError)           an estimate would be noise
     ├── MissingResultError (LookupError)         not run yet; names the call that adds it
     └── IncompleteError (RuntimeError)           stopped early, all so far kept; resumable
 """
@@ -106,6 +107,10 @@ class RunExistsError(RunFileError):
 
 class RunMismatchError(RunFileError, ValueError):
     """The run file came from another model, tokenizer, corpus or set of options."""
+
+
+class TooFewTokensError(FluoroscopeError, ValueError):
+    """Too few tokens or documents for an estimator; the message says how many it needs."""
 
 
 class MissingResultError(FluoroscopeError, LookupError):

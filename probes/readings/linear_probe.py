@@ -139,7 +139,7 @@ def linear_probe(
     n_rows = int(run.tokens.offsets[np.searchsorted(run.tokens.offsets, max_tokens, "right") - 1])
     n_rows = n_rows or min(max_tokens, len(labels))
     labels, tokens = labels[:n_rows], run.tokens.ids[:n_rows]
-    documents = _source_documents(run, n_rows)
+    documents = source_documents(run, n_rows)
     split = split_by_document(documents, seed=seed)
     control = control_labels(tokens, labels, seed=seed)
     chosen = list(run.sites if sites is None else sites)
@@ -174,7 +174,7 @@ def linear_probe(
     )
 
 
-def _source_documents(run: Run, n_rows: int) -> Int[np.ndarray, " rows"]:
+def source_documents(run: Run, n_rows: int) -> Int[np.ndarray, " rows"]:
     """Number of each row's source document; windows of one document count as one."""
     sources = [name.partition("#")[0] for name in run.tokens.names]
     _, number = np.unique(sources, return_inverse=True)

@@ -1,0 +1,178 @@
+"""`fluoroscope information`: what states hold of the tokens to come, and why drafting works."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from ..running import Terminal
+from . import options
+
+Tokens = Annotated[
+    int | None,
+    typer.Option("--tokens", "-n", min=1024, help="Tokens to use; left out: all of the run."),
+]
+Futures = Annotated[
+    int, typer.Option("--futures", "-k", min=2, max=9, help="Tokens looked ahead, W_0 to W_8.")
+]
+Depths = Annotated[int, typer.Option(min=1, max=8, help="Depths of the draft at the last layer.")]
+ClassesOption = Annotated[
+    int, typer.Option("--classes", min=2, help="Classes of tokens: the most frequent and the rest.")
+]
+Source = Annotated[
+    float | None,
+    typer.Option(help="Entropy of the texts' source in nats per token, where it is known."),
+]
+Again = Annotated[bool, typer.Option("--again", help="Compute results anew that are there.")]
+
+
+def information(
+    terminal: Terminal,
+    *,
+    run: options.RunFile,
+    tokens: Tokens = None,
+    sites: options.Sites = None,
+    futures: Futures = 4,
+    depths: Depths = 3,
+    classes: ClassesOption = 1024,
+    source_entropy: Source = None,
+    model: options.Model = None,
+    device: options.Device = None,
+    again: Again = False,
+    dry_run: options.DryRun = False,
+) -> dict[str, Any]:
+    """Measure what a run's states hold of the tokens to come (arXiv 2507.19247).
+
+    Takes the loss apart (entropy, calibration, information), measures every captured layer's usable
+    information about W_0, W_1, ... and what it adds once W_0 is known, trains a draft head on each layer
+    and counts what the model would accept, and looks at the geometry of the unembedding. The run
+    must hold the last layer; the same command picks up after Ctrl-C with what is missing.
+
+    Example: fluoroscope information out/run.h5
+
+    Example: fluoroscope information out/run.h5 --tokens 50000 -s layers.12.resid_post
+    """
+    from ..probes import open_model, open_run
+    from ..probes.information.flow import FlowOptions
+    from ..probes.information.reading import information_readings, whole_windows
+
+    opened = open_run(run)
+    chosen = FlowOptions(n_futures=futures, depths=min(depths, futures - 1), n_classes=classes)
+    loaded = open_model(model, device=device)
+    opened.require(weights_digest=loaded.weights_digest, tokenizer_digest=loaded.tokenizer_digest)
+    wanted = _expanded(opened.sites, sites)
+    if dry_run:
+        return _plan(terminal, loaded, whole_windows(opened, tokens), len(wanted), chosen)
+    done: list[str] = []
+    with terminal.track("Information", "units") as progress:
+        readings = information_readings(
+            loaded, opened, n_tokens=tokens, sites=wanted, options=chosen,
+            source_entropy=source_entropy, again=again, progress=progress,
+        )  # fmt: skip
+        for name, found in readings:
+            opened.add_result(name, found)
+            done.append(name)
+    terminal.wrote(run)
+    return {"computed": done} | _shown(terminal, opened)
+
+
+def _expanded(held: tuple[str, ...], sites: list[str] | None) -> list[str]:
+    """Sites of the run that the globs name; a name that matches nothing is left for the error."""
+    from fnmatch import fnmatchcase
+
+    if not sites:
+        return list(held)
+    found = [name for name in held if any(fnmatchcase(name, glob) for glob in sites)]
+    return found or list(sites)
+
+
+def _shown(terminal: Terminal, run: Any) -> dict[str, Any]:
+    from ..probes.information.flow_result import InformationFlow
+    from ..probes.information.geometry_result import HeadGeometry, SpectralAlignment
+    from ..probes.information.loss import LossDecomposition
+
+    loss = run.result("information_loss", LossDecomposition)
+    flow = run.result("information_flow", InformationFlow)
+    head = run.result("information_geometry", HeadGeometry)
+    likeness = run.result("information_alignment", SpectralAlignment)
+    table = Table(
+        "layer", "I(H; W0) nats", "surplus nats", "additive nats", "accepted", title="Information"
+    )
+    for row, layer in enumerate(flow.layers):
+        next_token = _interval(*(bound[row, 0] for bound in _with_bounds(flow, "futures")))
+        others = (
+            _interval(*(bound[row] for bound in _with_bounds(flow, name)))
+            for name in ("surplus", "additive", "acceptance")
+        )
+        table.add_row(str(layer), next_token, *others)
+    terminal.show(table)
+    for line in flow.verdicts:
+        terminal.show(line)
+    for line in flow.refusals:
+        terminal.warnings.append(line)
+    terminal.show(
+        f"Loss {loss.loss:.3f} = entropy {loss.entropy[0]:.3f} + gap {loss.gap:+.3f} nats; effective "
+        f"rank of the head {head.rank_mean:.1f}"
+    )
+    return {
+        "loss": loss.loss,
+        "entropy": loss.entropy[0].item(),
+        "gap": [loss.gap, loss.gap_low, loss.gap_high],
+        "layers": flow.layers.tolist(),
+        "next": flow.futures[:, 0].tolist(),
+        "surplus": flow.surplus.tolist(),
+        "additive": flow.additive.tolist(),
+        "acceptance": flow.acceptance.tolist(),
+        "rank_correlation": _number(flow.rank_correlation),
+        "effective_rank": head.rank_mean,
+        "alignment": dict(zip(likeness.variants.tolist(), likeness.cca.tolist(), strict=True)),
+        "verdicts": flow.verdicts,
+        "refusals": flow.refusals,
+    }
+
+
+def _with_bounds(result: Any, name: str) -> tuple[Any, Any, Any]:
+    return tuple(getattr(result, name + end) for end in ("", "_low", "_high"))
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    return f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if value == value else None
+
+
+def _plan(
+    terminal: Terminal, model: Any, n_tokens: int, n_layers: int, chosen: Any
+) -> dict[str, Any]:
+    """What would be read and trained; the pass over the vocabulary is timed on a few rows."""
+    import time
+
+    import torch
+
+    from ..planning import Planned, show_plan
+    from ..probes.information.entropy import categorical_entropies
+
+    rows = torch.randn(128, model.d_model, dtype=model.dtype, device=model.device)
+    with torch.no_grad():
+        started = time.perf_counter()
+        categorical_entropies(model.unembed(rows).float())
+        seconds = (time.perf_counter() - started) / len(rows)
+    rates = {"predictions": n_tokens * seconds}
+    steps = [
+        Planned(
+            step="predictions and their entropies", work=f"{n_tokens:,} tokens",
+            n_bytes=n_tokens * 44, seconds=rates["predictions"],
+        ),
+        Planned(
+            step="readouts", work=f"{n_layers} layers, {3 * n_layers + 2 * chosen.depths} readouts",
+            n_bytes=0, seconds=0.0,
+        ),
+    ]  # fmt: skip
+    return show_plan(
+        terminal, steps, note="readouts are not timed here: about half a minute a layer"
+    )

@@ -1,0 +1,89 @@
+"""Every reading of the room over one run file, step by step, so that what is done can be kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from ..model import Model
+from ..results import Result
+from ..runfile import Run
+from .flow import FlowOptions
+from .flow_result import information_flow
+from .geometry_result import head_geometry, spectral_alignment
+from .loss import decompose_loss
+from .predictions import Predictions, read_predictions
+
+Progress = Callable[[int, int, str], None]
+
+RESULTS = (
+    "information_predictions",
+    "information_loss",
+    "information_flow",
+    "information_geometry",
+    "information_alignment",
+)
+"""Names the results are stored under, in order."""
+
+
+def information_readings(
+    model: Model,
+    run: Run,
+    *,
+    n_tokens: int | None = None,
+    sites: Sequence[str] | None = None,
+    options: FlowOptions | None = None,
+    source_entropy: float | None = None,
+    again: bool = False,
+    progress: Progress | None = None,
+) -> Iterator[tuple[str, Result]]:
+    """Results for a run file, by name, each as soon as it is there.
+
+    Results that the run holds already are not computed again, unless asked for; the loss is, where its
+    predictions are read anew.
+
+    Args:
+        model: The model of the run.
+        run: A run file with rows of `layers.*.resid_post`, the last layer among them.
+        n_tokens: Rows read, rounded down to whole windows; None for all.
+        sites: Layers' sites for the flow; None for all the run holds.
+        options: How the flow is measured.
+        source_entropy: Entropy per token of what the documents were drawn from, where known (nats).
+        again: Whether results that are there are computed anew.
+        progress: Called all along, with the stage in words.
+
+    Raises:
+        MissingResultError: The run lacks the last states.
+        OptionError: Too few documents, or no layer's rows.
+        TooFewTokensError: Too few tokens; says how many are needed.
+    """
+    n_rows = whole_windows(run, n_tokens)
+    held = set() if again else set(run.results)
+    predictions = _kept(run, n_rows) if held >= {RESULTS[0], RESULTS[1]} else None
+    if predictions is None:
+        predictions, mixture = read_predictions(model, run, n_rows=n_rows, progress=progress)
+        loss = decompose_loss(run, predictions, mixture, source_entropy=source_entropy)
+        yield RESULTS[0], predictions
+        yield RESULTS[1], loss
+    if "information_geometry" not in held:
+        yield RESULTS[3], head_geometry(model, run, n_rows=n_rows, progress=progress)
+    if "information_flow" not in held:
+        yield (
+            RESULTS[2],
+            information_flow(model, run, predictions, options, sites=sites, progress=progress),
+        )
+    if "information_alignment" not in held:
+        yield RESULTS[4], spectral_alignment(model, run, n_rows=n_rows, progress=progress)
+
+
+def whole_windows(run: Run, n_tokens: int | None) -> int:
+    """Rows of the first windows that hold at most `n_tokens` (at least one window)."""
+    offsets = run.tokens.offsets
+    if n_tokens is None:
+        return int(offsets[-1])
+    return int(max(offsets[offsets <= n_tokens].max(), offsets[1]))
+
+
+def _kept(run: Run, n_rows: int) -> Predictions | None:
+    """Predictions in the run file, if they are of as many rows."""
+    found = run.result(RESULTS[0], Predictions)
+    return found if len(found.loss) == n_rows else None

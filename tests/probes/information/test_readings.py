@@ -1,0 +1,186 @@
+"""The whole path on a model whose source is known: predictions, flow, geometry, alignment."""
+
+import numpy as np
+import pytest
+import torch
+
+from fluoroscope.probes.errors import MissingResultError, OptionError, TooFewTokensError
+from fluoroscope.probes.information.flow import FlowOptions
+from fluoroscope.probes.information.flow_result import InformationFlow, information_flow
+from fluoroscope.probes.information.futures import merge_rare
+from fluoroscope.probes.information.geometry_result import (
+    HeadGeometry,
+    SpectralAlignment,
+    head_geometry,
+    spectral_alignment,
+)
+from fluoroscope.probes.information.loss import LossDecomposition, decompose_loss
+from fluoroscope.probes.information.model_law import continuations, model_surplus
+from fluoroscope.probes.information.predictions import Predictions, read_predictions
+from fluoroscope.probes.information.reading import information_readings, whole_windows
+from fluoroscope.probes.information.readout import ReadoutOptions
+from tests.probes.information.conftest import LENGTH, N_DOCUMENTS, Toy
+
+PROBE = ReadoutOptions(rank=16, epochs=4, batch=256, learning_rate=1e-2)
+HEAD = ReadoutOptions(rank=48, epochs=6, batch=256, learning_rate=1e-2, interacts=True)
+OPTIONS = FlowOptions(
+    n_futures=3, depths=2, probe=PROBE, head=HEAD, n_clusters=8, n_groups=5,
+    world_states=24, world_dropped=0.0, world_classes=8,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def read(toy: Toy):
+    return read_predictions(toy.model, toy.run, n_rows=N_DOCUMENTS * LENGTH)
+
+
+@pytest.fixture(scope="module")
+def flow(toy: Toy, read) -> InformationFlow:
+    return information_flow(toy.model, toy.run, read[0], OPTIONS)
+
+
+def test_predictions_from_rows_equal_a_forward_pass(toy: Toy, read):
+    predictions, _ = read
+    ids = torch.from_numpy(toy.run.tokens.document(3).astype(np.int64))
+    logits = toy.model(ids[None], use_cache=False).logits[0].double()
+    rows = slice(3 * LENGTH, 4 * LENGTH)
+    entropy = torch.special.entr(logits.softmax(-1)).sum(-1).numpy()
+    np.testing.assert_allclose(predictions.entropies[rows, 0], entropy, atol=1e-4)
+    loss = torch.nn.functional.cross_entropy(logits[:-1], ids[1:], reduction="none").numpy()
+    np.testing.assert_allclose(predictions.loss[rows][:-1], loss, atol=1e-4)
+    assert np.isnan(predictions.loss[rows][-1])
+    assert (predictions.greedy[rows] == logits.argmax(-1).numpy()).all()
+
+
+def test_loss_falls_into_source_entropy_and_a_small_excess(toy: Toy, read):
+    truth = toy.chain.truth(2)
+    found = decompose_loss(toy.run, *read, source_entropy=truth.entropy)
+    assert found.excess is not None
+    assert found.loss == pytest.approx(truth.entropy + found.excess)
+    # 14,880 predictions: the loss of the source itself has a standard error of about 0.006 nats.
+    assert -0.02 < found.excess < 0.08
+    assert abs(found.gap) < 0.05
+    assert found.loss == pytest.approx(found.entropy[0] + found.gap)
+    # Context of two tokens is known from the second position on.
+    assert found.data_information == pytest.approx(truth.next, abs=0.1)
+    assert found.model_information == pytest.approx(truth.next, abs=0.1)
+    assert found.calibration_error < 0.05
+    assert found.share.sum() == pytest.approx(1)
+
+
+def test_last_layer_holds_what_the_chain_offers(toy: Toy, flow: InformationFlow):
+    truth = toy.chain.truth(3)
+    last = flow.futures[-1]
+    assert last[0] == pytest.approx(truth.next, abs=0.12)
+    assert last[0] <= truth.next + 0.06
+    assert flow.surplus[-1] > 0.5 * truth.surplus[0]
+    assert flow.surplus[-1] <= truth.surplus[0] + 0.06
+    assert flow.contrastive <= flow.contrastive_cap
+    assert flow.contrastive == pytest.approx(truth.next, abs=0.12)
+
+
+def test_shuffled_states_hold_nothing_and_the_head_without_them_accepts_less(flow: InformationFlow):
+    # False alarm: 2.5 % for each interval, were training neutral; overfitting makes it rarer.
+    assert flow.control_next_low <= 1e-3
+    assert flow.control_surplus_low <= 1e-3
+    assert flow.acceptance[-1] > flow.blind_acceptance_high
+    assert sum("states of other rows" in line for line in flow.verdicts) == 2
+
+
+def test_flow_says_what_it_could_not_estimate(toy: Toy, read):
+    few = FlowOptions(
+        n_futures=2, depths=1, probe=PROBE, head=HEAD, n_clusters=64, coarse_classes=8, n_groups=30,
+        world_states=3,
+    )  # fmt: skip
+    found = information_flow(toy.model, toy.run, read[0], few, sites=["layers.1.resid_post"])
+    assert np.isnan(found.cluster_next).all()
+    assert any("E3c" in line and "at least 8,192 tokens" in line for line in found.refusals)
+    assert any("E4, E5" in line for line in found.refusals)
+    assert any("E3a" in line and "documents" in line for line in found.refusals)
+    assert np.isfinite(found.surplus).all()
+
+
+def test_too_little_is_refused_and_nothing_is_written(toy: Toy):
+    before = toy.run.results
+    with pytest.raises(TooFewTokensError, match=r"needs at least .* got"):
+        list(information_readings(toy.model, toy.run, n_tokens=6 * LENGTH))
+    with pytest.raises(OptionError, match=r"layers\.N\.resid_post"):
+        information_flow(toy.model, toy.run, _nothing(toy), OPTIONS, sites=["final_norm"])
+    assert toy.run.refresh().results == before
+    assert whole_windows(toy.run, 100) == LENGTH
+    assert whole_windows(toy.run, None) == N_DOCUMENTS * LENGTH
+
+
+def _nothing(toy: Toy) -> Predictions:
+    n = N_DOCUMENTS * LENGTH
+    return Predictions(
+        divergences=np.array(["kl"]), entropies=np.zeros((n, 1)), loss=np.zeros(n),
+        greedy=np.zeros(n, dtype=int), confidence=np.ones(n), rank=np.zeros(n, dtype=int),
+    )  # fmt: skip
+
+
+def test_a_run_without_the_last_layer_is_refused_by_name(toy: Toy, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(toy.run, "sites", ("layers.0.resid_post",))
+    with pytest.raises(MissingResultError, match=r"layers\.1\.resid_post or final_norm"):
+        read_predictions(toy.model, toy.run, n_rows=LENGTH)
+
+
+def test_model_surplus_equals_brute_force_over_all_pairs(toy: Toy):
+    ids = toy.run.tokens
+    contexts = [torch.from_numpy(ids.document(d)[: 5 + d % 3].astype(np.int64)) for d in range(12)]
+    everything = merge_rare(ids.ids, d_vocab=8, n_classes=8)
+    found = model_surplus(toy.model, contexts, np.arange(12), everything, delta=0.0, most=8)
+    joints = []
+    for context in contexts:
+        joint = np.zeros((8, 8))
+        for token in range(8):
+            longer = torch.cat([context, torch.tensor([token])])
+            logits = toy.model(longer[None], use_cache=False).logits[0].double()
+            joint[token] = logits[-2].softmax(-1)[token] * logits[-1].softmax(-1).numpy()
+        joints.append(joint)
+
+    def conditional(joint: np.ndarray) -> float:
+        own = joint.sum(1)
+        return float(-(joint * np.log(joint)).sum() + (own * np.log(own)).sum())
+
+    exact = conditional(np.mean(joints, axis=0)) - np.mean([conditional(j) for j in joints])
+    assert found.surplus.value == pytest.approx(exact, abs=1e-5)
+    assert found.covered == pytest.approx(1, abs=1e-6)
+    some, probs, after = continuations(toy.model, contexts[0], 0.2, 8)
+    assert probs.sum() >= 0.8 - 1e-9
+    assert len(some) == len(after) < 8
+
+
+def test_geometry_of_the_toys_head(toy: Toy):
+    found = head_geometry(toy.model, toy.run, n_rows=N_DOCUMENTS * LENGTH, n_positions=40)
+    assert (found.rank <= 7 + 1e-6).all()  # tokens less one
+    assert found.kl_ratio == pytest.approx(1, abs=0.02)
+    assert found.null_before_norm < 1e-3
+    assert (found.share <= found.rank + 1e-4).all()
+
+
+def test_alignment_is_high_for_own_predictions_even_with_random_weights(toy: Toy):
+    found = spectral_alignment(
+        toy.model, toy.run, n_rows=N_DOCUMENTS * LENGTH, n_fit=2000, n_test=600, k=4
+    )
+    by_name = dict(zip(found.variants, found.cca, strict=True))
+    assert by_name["own prediction, random weights"] > 0.8  # the tautology
+    assert by_name["own prediction"] > 0.7
+    assert found.tautological.tolist() == [False, False, True, True]
+    assert by_name["token that came"] > found.cca_null_high[0]
+    assert by_name["token that came"] > by_name["token that came, random weights"]
+    assert abs(found.cca_null).max() < 0.05
+
+
+def test_every_result_comes_back_from_the_run_file(toy: Toy):
+    names = []
+    for name, result in information_readings(toy.model, toy.run, options=OPTIONS):
+        toy.run.add_result(name, result)
+        names.append(name)
+    assert names == ["information_predictions", "information_loss", "information_geometry",
+                     "information_flow", "information_alignment"]  # fmt: skip
+    kinds = (Predictions, LossDecomposition, HeadGeometry, InformationFlow, SpectralAlignment)
+    for name, kind in zip(names, kinds, strict=True):
+        assert isinstance(toy.run.result(name, kind), kind)
+    # A second time there is nothing left to do.
+    assert not list(information_readings(toy.model, toy.run, options=OPTIONS))
