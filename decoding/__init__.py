@@ -21,7 +21,8 @@ from .drafters.dyspec import DySpec
 from .drafters.hybrid import Hybrid
 from .drafters.prompt_lookup import PromptLookup
 from .drafters.rsd import RsdConstant, RsdStochastic
-from .drafters.stand import Stand
+from .drafters.sequoia import Sequoia
+from .drafters.stand import Stand, fit_template
 from .drafters.suffix import SuffixDecoding
 from .drafters.token_recycling import TokenRecycling
 from .engine import About, Engine, State
@@ -75,6 +76,7 @@ __all__ = [
     "RsdStochastic",
     "Sampler",
     "SamplingOptions",
+    "Sequoia",
     "SparseProbs",
     "Speculative",
     "SpeculativeOptions",
@@ -96,6 +98,7 @@ __all__ = [
     "default_rule",
     "engine_class",
     "engines",
+    "fit_template",
     "generate",
     "load_learned",
     "make_engine",

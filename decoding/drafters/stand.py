@@ -7,15 +7,16 @@ the number of texts about one problem, so the table is kept across prompts.
 
 Deviations and choices (no code was published; the summary leaves them open): contexts are the tokens
 before the predicted one; rows of the root and of the accepted path teach, since their contexts really
-occurred; the tree's shape is read off the paper's figure (children per node, level by level) instead of
-fitted to AIME; verification is recursive rejection without replacement, exact for sparse proposals.
+occurred; verification is recursive rejection without replacement, exact for sparse proposals. The tree
+begins as a small one of constant branching; `fit_template` fits it as the paper does: a large heuristic
+tree drafts, acceptances are counted by slot, the best slots stay. It is kept with what was learned.
 Greedy decoding takes the likeliest successors as they are, which are chosen then, not drawn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,8 +29,10 @@ from ..engine import About
 from ..errors import LearnedError
 from ..registry import register
 from ..speculative import Speculative, SpeculativeOptions
+from ..stopping import Stopping
 from ..tree import ROOT, DraftTree, SparseProbs
 from .drawn import Drawing
+from .shape import Shape, Slot
 
 N_KEPT = 10
 LENGTHS = (4, 3, 2)
@@ -41,7 +44,8 @@ class StandOptions(SpeculativeOptions):
     """Options of `Stand`."""
 
     branching: tuple[int, ...] = (4, 2, 1, 1, 1, 1)
-    """Children per node, level by level (the paper's tree has 80 nodes on 13 levels)."""
+    """Children per node, level by level, until a template is fitted (the paper's fitted tree has 80
+    nodes on 13 levels)."""
 
     def __post_init__(self) -> None:
         SpeculativeOptions.__post_init__(self)
@@ -111,15 +115,19 @@ class StandDrafter(Drafter):
     """Draws trees from the table.
 
     Args:
-        branching: Children per node, level by level.
+        branching: Children per node, level by level, of the template it begins with.
         greedy: Whether the likeliest are taken instead of drawn.
     """
 
     def __init__(self, branching: Sequence[int], *, greedy: bool) -> None:
         self.law = "point" if greedy else "without_replacement"  # type: ignore[misc]
-        self._branching, self._greedy = branching, greedy
+        self._first, self._greedy = Shape.constant(branching), greedy
         self._noise = np.random.default_rng(0)
         self.table = NgramTable()
+        self.template = self._first
+        """The shape of its trees."""
+        self.tally: dict[Slot, int] | None = None
+        """How often each slot was accepted, while somebody counts."""
 
     def reseed(self, seed: int) -> None:
         """Begin the draws anew."""
@@ -127,27 +135,29 @@ class StandDrafter(Drafter):
 
     def propose(self, text: Sequence[int], budget: int) -> DraftTree:
         """A level at a time; whether a node gets another child never depends on which it would be."""
-        tree, tail = Drawing("n-grams"), list(text[-max(LENGTHS) :])
-        level: list[tuple[int, list[int]]] = [(ROOT, tail)]
-        for width in self._branching[:budget]:
-            below: list[tuple[int, list[int]]] = []
-            for node, context in level:
-                mean = self.table.lookup(context)
-                room = min(width, budget - len(tree), len(mean))
-                if room < 1:
+        tree = Drawing("n-grams")
+        level: list[tuple[int, Slot, list[int]]] = [(ROOT, (), list(text[-max(LENGTHS) :]))]
+        while level:
+            below: list[tuple[int, Slot, list[int]]] = []
+            for node, slot, context in level:
+                width = min(self.template.n_children.get(slot, 0), budget - len(tree))
+                mean = self.table.lookup(context) if width > 0 else {}
+                if not mean:
                     continue
                 probs = np.array(list(mean.values()))
                 probs /= probs.sum()
                 ids = list(mean)
                 tree.expand(node, SparseProbs(tuple(ids), tuple(probs.tolist())))
-                for place in self._order(probs)[:room]:
+                for rank, place in enumerate(self._order(probs)[:width]):
                     child = tree.add(node, ids[place], float(probs[place]))
-                    below.append((child, [*context[1:], ids[place]]))
+                    below.append((child, (*slot, rank), [*context[1:], ids[place]]))
             level = below
         return tree.build(law=self.law)
 
     def observe(self, seen: Observation) -> None:
         """Learn from the rows whose contexts became text."""
+        if self.tally is not None:
+            self._count(seen)
         context = list(seen.text[-max(LENGTHS) :])
         for node in (ROOT, *seen.path):
             if node != ROOT:
@@ -158,24 +168,38 @@ class StandDrafter(Drafter):
             self.table.update(context, {token: p for token, p in pairs if p > 0})
 
     def forget(self) -> None:
-        """Empty the table."""
-        self.table = NgramTable()
+        """Empty the table, and back to the first template."""
+        self.table, self.template = NgramTable(), self._first
 
     def memory(self) -> dict[str, np.ndarray]:
-        """The table."""
-        return self.table.arrays()
+        """The table and the template."""
+        return self.table.arrays() | {"template": self.template.array()}
 
     def remember(self, memory: Mapping[str, np.ndarray]) -> None:
-        """Take over a table.
+        """Take over a table, and a template if there is one.
 
         Raises:
-            LearnedError: Arrays are missing.
+            LearnedError: Arrays are missing, or the template is none.
         """
         missing = {"contexts", "ids", "probs", "counts"} - memory.keys()
         if missing:
             raise LearnedError(f"STAND's table lacks {', '.join(sorted(missing))}.")
+        try:
+            stored = memory.get("template")
+            template = self._first if stored is None else Shape.from_array(stored)
+        except OptionError as error:
+            raise LearnedError(f"STAND's template is damaged: {error}") from error
         self.forget()
         self.table.fill(memory)
+        self.template = template
+
+    def _count(self, seen: Observation) -> None:
+        assert self.tally is not None
+        slot: Slot = ()
+        for node in seen.path:
+            rank = seen.tree.children[seen.tree.parents[node]].index(node)
+            slot = (*slot, rank)
+            self.tally[slot] = self.tally.get(slot, 0) + 1
 
     def _order(self, probs: np.ndarray) -> list[int]:
         if self._greedy:
@@ -205,3 +229,58 @@ class Stand(Speculative):
     def make_drafter(self) -> StandDrafter:
         """A drafter with an empty table."""
         return StandDrafter(self.options.branching, greedy=self.options.temperature == 0)
+
+
+PROBE_ACCEPTANCE = tuple(0.6 * 0.5**rank for rank in range(N_KEPT))
+"""By rank, the guess that shapes the probing tree; only its order of magnitude matters."""
+
+
+def fit_template(
+    engine: Stand,
+    prompts: Sequence[str],
+    *,
+    size: int = 80,
+    probe: Shape | None = None,
+    stopping: Stopping | None = None,
+    chat: bool = False,
+) -> Shape:
+    """Fit the shape of the engine's trees to what is accepted on some prompts (2506.04708, section 3).
+
+    The prompts are decoded with a large heuristic tree, verified whole; slots are counted whenever they
+    are accepted, and the best ones become the engine's template, which `save_learned` keeps with the
+    table. The decoded texts teach the table as any others.
+
+    Args:
+        engine: Takes the template.
+        prompts: What to decode (the paper: 30 problems of AIME).
+        size: Most slots of the template.
+        probe: The heuristic tree; None for four times `size` slots on up to 20 levels (the paper: 625
+            slots for 80). Every step verifies all of it.
+        stopping: When each text stops.
+        chat: Whether prompts are put in the model's chat template.
+
+    Returns:
+        The template; the old one if nothing was accepted.
+
+    Raises:
+        OptionError: `size` is below 1.
+    """
+    if size < 1:
+        raise OptionError(f"size must be at least 1, got {size}.")
+    drafter, given = engine.drafter, engine.options
+    assert isinstance(drafter, StandDrafter)
+    before = drafter.template
+    wide = probe or Shape.likeliest(PROBE_ACCEPTANCE, 4 * size, 20)
+    drafter.template, drafter.tally = wide, {}
+    engine.options = replace(given, max_draft=len(wide), thrifty=False, keep=True)
+    try:
+        engine.generate(prompts, stopping=stopping, chat=chat)
+        fitted = Shape.best(drafter.tally, size) if drafter.tally else before
+    except BaseException:
+        drafter.template = before
+        raise
+    finally:
+        drafter.tally = None
+        engine.options = given
+    drafter.template = fitted
+    return fitted

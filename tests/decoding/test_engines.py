@@ -31,7 +31,7 @@ from tests.families import tiny_module
 NAMES = [about.name for about in engines()]
 FAMILIES = ["llama", "gpt2", "gemma2", "gpt_neox", "opt", "qwen3", "phi3", "olmo2", "mixtral"]
 RECURRENT = ["mamba2", "lfm2"]
-DRAFTED = {"draft-chain", "dyspec", "rsd-c", "rsd-s"}
+DRAFTED = {"draft-chain", "dyspec", "rsd-c", "rsd-s", "sequoia"}
 
 
 @cache
