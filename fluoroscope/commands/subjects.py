@@ -191,5 +191,6 @@ def _compare(
         "n_few": found.n_few.tolist(),
         "joining": found.joining.tolist(),
         "joined": found.joined[..., 0].tolist(),
+        "building": found.building.tolist(),
         "synthesis": found.synthesis.tolist(),
     }

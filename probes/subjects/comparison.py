@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import OptionError
 from ..results import Result, described
-from .baselines import canonical, ridge, shared_linear
+from .baselines import canonical, procrustes, ridge, shared_linear
 from .bridge import Bridge, BridgeOptions
 from .data import FEWEST, Subject
 from .metrics import METRICS, explained, score
@@ -46,12 +46,11 @@ class SubjectsComparison(Result):
         "score of the newcomer; mean and bounds over items",
         axes=("joining", "few", "metrics", "bounds"),
     )
+    building: np.ndarray = described("ways of building signals", axes=("building",))
     synthesis: np.ndarray = described(
-        "share of the target's variance explained by signals built from the source's",
-        axes=("source", "target"),
-    )
-    synthesis_without_cycle: np.ndarray = described(
-        "the same without the cycle", axes=("source", "target")
+        "share of the target's variance explained by signals built from the source's, on the second "
+        "half of the test items",
+        axes=("building", "source", "target"),
     )
     subject_told: float = described("accuracy of telling the subject from the shared embedding")
     subject_chance: float = described("that of guessing")
@@ -61,6 +60,9 @@ class SubjectsComparison(Result):
 WAYS = ("bridge", "alone", "ridge", "shared linear", "CCA", "shuffled")
 """Ways of reading: the bridge; the same network for one subject; three linear maps; a control."""
 JOINING = ("reset-tuned", "from scratch", "ridge")
+BUILDING = ("bridge", "bridge without cycle", "paired ridge", "paired Procrustes")
+"""Ways of building one subject's signals from another's. The last two learn from the first half of the
+test items, which both subjects answered; a bridge has seen no stimulus that two subjects share."""
 
 
 def compare_subjects(
@@ -117,8 +119,8 @@ def compare_subjects(
         n_few=np.array(few),
         joining=np.array(JOINING),
         joined=joined,
-        synthesis=_synthesis(bridge, subjects),
-        synthesis_without_cycle=_synthesis(uncycled, subjects),
+        building=np.array(BUILDING),
+        synthesis=_synthesis(bridge, uncycled, subjects),
         subject_told=told,
         subject_chance=chance,
         options={"architecture": asdict(architecture), "training": asdict(recipe)},
@@ -185,13 +187,21 @@ def _meaning(bridge: Bridge, subject: Subject) -> Tensor:
 
 
 @torch.no_grad()
-def _synthesis(bridge: Bridge, subjects: Sequence[Subject]) -> np.ndarray:
-    """R^2 of every subject's test signals, built from every subject's."""
-    found = np.zeros((len(subjects), len(subjects)))
+def _synthesis(bridge: Bridge, uncycled: Bridge, subjects: Sequence[Subject]) -> np.ndarray:
+    """R^2 of the second half of every subject's test signals, built from every subject's."""
+    found = np.zeros((len(BUILDING), len(subjects), len(subjects)))
+    half = len(subjects[0].test) // 2
     for i, source in enumerate(subjects):
+        given = source.test
         for j, target in enumerate(subjects):
-            built = bridge.synthesise(source.name, target.name, source.test)
-            found[i, j] = explained(built, bridge.port(target.name).pool(target.test))
+            wanted = bridge.port(target.name).pool(target.test)
+            built = (
+                bridge.synthesise(source.name, target.name, given[half:]),
+                uncycled.synthesise(source.name, target.name, given[half:]),
+                ridge(given[:half], wanted[:half], given[half:]),
+                procrustes(given[:half], wanted[:half], given[half:]),
+            )
+            found[:, i, j] = [explained(each, wanted[half:]) for each in built]
     return found
 
 

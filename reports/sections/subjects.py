@@ -103,21 +103,30 @@ def _joined(stored: Stored, n: str) -> Figure:
 
 
 def _synthesis(stored: Stored, names: list[str], n: str) -> Figure:
-    count = len(names)
+    count, ways = len(names), [str(way) for way in stored.building]
+    off = ~np.eye(count, dtype=bool)
+    between = stored.synthesis[:, off]
     rows = as_rows(
         source=np.repeat(names, count),
         target=np.tile(names, count),
-        **{"R²": stored.synthesis.ravel()},
+        **{"R²": stored.synthesis[0].ravel()},
     )
-    off = ~np.eye(count, dtype=bool)
+    data: dict[str, list[Any]] = {
+        "source": np.repeat(names, count).tolist(),
+        "target": names * count,
+    }
+    for way, table in zip(ways, stored.synthesis, strict=True):
+        data[way] = table.ravel().tolist()
+    others = "; ".join(
+        f"{way} {value:.0%}" for way, value in zip(ways[1:], between.mean(1)[1:], strict=True)
+    )
     return Figure(
         id=f"{stored.name}-synthesis",
         question="Can one subject's signals be built from another's?",
-        reading=f"Between subjects they explain {stored.synthesis[off].mean():.0%} of the variance, "
-        f"without the cycle {stored.synthesis_without_cycle[off].mean():.0%}.",
+        reading=f"Between subjects the bridge explains {between[0].mean():.0%} of the variance "
+        f"({others}).",
         chart=heat(rows, x="source", y="target", value="R²"),
-        data={"source": names}
-        | {f"to {name}": stored.synthesis[:, j].tolist() for j, name in enumerate(names)},
-        n=n,
+        data=data,
+        n=f"{n}; second half. Paired ways learn from the first half, the bridge from no shared item",
         source=f"{stored.source}/synthesis",
     )

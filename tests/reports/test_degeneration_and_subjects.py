@@ -49,8 +49,8 @@ def comparison() -> SubjectsComparison:
         methods=np.array(["bridge", "alone", "ridge", "shared linear", "CCA", "shuffled"]),
         read=read, newcomer="c", n_few=np.array([32, 64]),
         joining=np.array(["reset-tuned", "from scratch", "ridge"]),
-        joined=rng.random((3, 2, 3, 3)), synthesis=np.full((3, 3), 0.4),
-        synthesis_without_cycle=np.full((3, 3), 0.1), subject_told=0.4, subject_chance=0.33,
+        joined=rng.random((3, 2, 3, 3)), building=np.array(["bridge", "bridge without cycle"]),
+        synthesis=np.stack([np.full((3, 3), 0.4), np.full((3, 3), 0.1)]), subject_told=0.4, subject_chance=0.33,
         options={},
     )  # fmt: skip
 
@@ -76,7 +76,7 @@ def test_sentences_say_what_the_numbers_hold(page: str) -> None:
         "falls by a factor of 1.7 per source position",
         "Best overall is palm with 75% of the answers; guessing would give 12%",
         "One decoder for 3 subjects identifies 91% of item pairs",
-        "Between subjects they explain 40% of the variance, without the cycle 10%",
+        "Between subjects the bridge explains 40% of the variance (bridge without cycle 10%)",
     ):
         assert sentence in page, sentence
 

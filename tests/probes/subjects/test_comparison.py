@@ -89,6 +89,8 @@ def test_a_comparison_has_every_way_and_survives_a_file(tmp_path) -> None:
     assert found.joined.shape == (3, 2, 3, 3)
     ridges = found.read[list(found.methods).index("ridge"), :, 0, 0]
     assert (ridges > 0.8).all(), "a linear map reads these subjects"
+    assert found.synthesis.shape == (4, 3, 3)
+    assert (found.synthesis[2].diagonal() > 0.9).all(), "a ridge rebuilds a signal from itself"
     assert (np.abs(found.read[-1, :, 0, 0] - 0.5) < 0.25).all(), "the control is at chance"
     with h5py.File(tmp_path / "r.h5", "w") as file:
         found.save(file.create_group("r"))
