@@ -13,6 +13,7 @@ import typer
 from .commands import (
     attention,
     capture,
+    compare,
     completion,
     decode,
     distil,
@@ -65,6 +66,7 @@ COMMANDS = (
     decode.engines,
     distil.distil,
     report.report,
+    compare.compare,
     inspect.info,
     inspect.verify,
     models.models,

@@ -1,6 +1,7 @@
 """One renderer per result kind."""
 
 from ..section import Renderer
+from .compared import compared_runs
 from .degeneration import attention_degeneration, source_recall
 from .experts import expert_effects, expert_profile
 from .layers import layer_stats, next_token, self_check
@@ -24,6 +25,7 @@ RENDERERS: dict[str, Renderer] = {
     "linear_probe": linear_probe,
     "expert_profile": expert_profile,
     "expert_effects": expert_effects,
+    "compared_runs": compared_runs,
     "self_check": self_check,
 }
 """Renderer by result kind; other kinds get the generic one."""

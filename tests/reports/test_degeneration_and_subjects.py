@@ -50,7 +50,8 @@ def comparison() -> SubjectsComparison:
         read=read, newcomer="c", n_few=np.array([32, 64]),
         joining=np.array(["reset-tuned", "from scratch", "ridge"]),
         joined=rng.random((3, 2, 3, 3)), building=np.array(["bridge", "bridge without cycle"]),
-        synthesis=np.stack([np.full((3, 3), 0.4), np.full((3, 3), 0.1)]), subject_told=0.4, subject_chance=0.33,
+        synthesis=np.stack([np.full((3, 3), 0.4), np.full((3, 3), 0.1)]),
+        subject_told=0.4, subject_chance=0.33,
         options={},
     )  # fmt: skip
 
