@@ -9,12 +9,16 @@ from .errors import ActivationsError, CheckpointError, DivergedError, SaeFileErr
 from .gated import GatedOptions, GatedSae
 from .jumprelu import JumpReluOptions, JumpReluSae
 from .learner import Learner, LearnOptions, StepReport
+from .live import LiveRows
 from .matching_pursuit import PursuitPath, matching_pursuit
 from .matryoshka import MatryoshkaOptions, MatryoshkaSae
 from .mp import MpOptions, MpSae
 from .omp import OmpOptions, OmpSae, orthogonal_matching_pursuit
 from .relu import ReluOptions, ReluSae, april_update
+from .result import SaeTraining
 from .schedule import ScheduleOptions
+from .session import SaeSpec, Trained, train_saes
+from .sources import RowSource, RunRows, TensorRows
 from .storage import load_sae, save_sae
 from .topk import TopKOptions, TopKSae
 from .train import Member, Trainer
@@ -33,6 +37,7 @@ __all__ = [
     "JumpReluSae",
     "LearnOptions",
     "Learner",
+    "LiveRows",
     "MatryoshkaOptions",
     "MatryoshkaSae",
     "Member",
@@ -43,15 +48,21 @@ __all__ = [
     "PursuitPath",
     "ReluOptions",
     "ReluSae",
+    "RowSource",
+    "RunRows",
     "SaeFileError",
     "SaeOptions",
     "SaeOutput",
+    "SaeSpec",
+    "SaeTraining",
     "ScheduleOptions",
     "SparseAutoencoder",
     "SparseCodes",
     "StepReport",
+    "TensorRows",
     "TopKOptions",
     "TopKSae",
+    "Trained",
     "Trainer",
     "TrainingState",
     "april_update",
@@ -64,4 +75,5 @@ __all__ = [
     "orthogonal_matching_pursuit",
     "sae_class",
     "save_sae",
+    "train_saes",
 ]
