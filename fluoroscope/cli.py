@@ -23,6 +23,7 @@ from .commands import (
     moe,
     probe,
     report,
+    sae,
     xray,
 )
 from .running import USAGE, command, envelope, print_json
@@ -76,6 +77,11 @@ experts = typer.Typer(help="Experts: found, taken out, carved.", no_args_is_help
 for function in (moe.carve, moe.profile, moe.prune):
     command(experts, function)
 app.add_typer(experts, name="moe")
+
+autoencoders = typer.Typer(help="Sparse autoencoders: trained and read.", no_args_is_help=True)
+for function in (sae.train,):
+    command(autoencoders, function)
+app.add_typer(autoencoders, name="sae")
 
 
 def _tell_version(wanted: bool) -> bool:  # noqa: FBT001 - typer's callback

@@ -68,7 +68,7 @@ class BatchTopKSae(TopKSae):
         made = JumpReluSae(JumpReluOptions(**same, k=self.options.k))
         for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
             getattr(made, name).copy_(getattr(self, name))
-        made.log_threshold.copy_(self.threshold.clamp_min(1e-30).log().expand(self.d_sae))
+        made.threshold.copy_(self.threshold.expand(self.d_sae))
         made.metadata = dict(self.metadata)
         return made.eval()
 

@@ -1,6 +1,6 @@
 """JumpReLU: a learned threshold for each latent, trained on L0 itself (arXiv 2407.14435).
 
-    p = (x - b_dec) W_enc + b_enc;   z = p 1[p > theta],   theta = exp(log_threshold)
+    p = (x - b_dec) W_enc + b_enc;   z = p 1[p > theta]
 
 Neither the jump nor the count has a useful gradient in theta; both get a straight-through estimate with
 a rectangular kernel K of width `bandwidth` (equations 11 and 12):
@@ -8,12 +8,12 @@ a rectangular kernel K of width `bandwidth` (equations 11 and 12):
 The estimates see pre-activations on both sides of the threshold (dictionary_learning's see only those
 above). Penalties: `target` (L0 / target - 1)^2, `step` L0, `tanh` sum tanh(4 z |d|) with a small
 pull of thresholds towards pre-activations and estimates that reach all weights (Anthropic, January
-2025). Widths suit rows of mean square norm 1.
+2025). Thresholds are learned themselves, not their logarithms as in the paper (dictionary_learning's
+way, whose rates and widths for rows of mean square norm 1 are the defaults), and kept at least 0.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -64,13 +64,13 @@ class JumpReluSae(SparseAutoencoder):
 
     def _make_encoder(self, atoms: Tensor, generator: torch.Generator) -> None:
         super()._make_encoder(atoms, generator)
-        start = math.log(self.options.initial_threshold)
-        self.log_threshold = nn.Parameter(torch.full((self.d_sae,), start))
+        start = self.options.initial_threshold
+        self.threshold = nn.Parameter(torch.full((self.d_sae,), start))
 
-    @property
-    def threshold(self) -> Tensor:
-        """Threshold of each latent."""
-        return self.log_threshold.exp()
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Keep thresholds at least 0."""
+        self.threshold.clamp_(min=0.0)
 
     def _pre_activations(self, rows: Tensor) -> Tensor:
         return (self.centred(rows) @ self.W_enc + self.b_enc).float()
@@ -102,11 +102,11 @@ class JumpReluSae(SparseAutoencoder):
 
     def _scale_codes(self, factor: Tensor) -> None:
         super()._scale_codes(factor)
-        self.log_threshold.add_(factor.log())
+        self.threshold.mul_(factor)
 
     def _scale_encoder_bias(self, factor: float) -> None:
         super()._scale_encoder_bias(factor)
-        self.log_threshold.add_(math.log(factor))
+        self.threshold.mul_(factor)
 
 
 def jump(pre: Tensor, threshold: Tensor, bandwidth: float, *, through_pre: bool = False) -> Tensor:
