@@ -26,6 +26,7 @@ from .commands import (
     moe,
     probe,
     report,
+    sae,
     subjects,
     superposition,
     xray,
@@ -82,10 +83,30 @@ for function in COMMANDS:
 GROUPS = {
     "attention": (
         "Attention on a source, and how it fades.",
-        (attention.source, attention.constructions),
+        (
+            attention.source,
+            attention.constructions,
+        ),
     ),
-    "moe": ("Experts: found, taken out, carved.", (moe.carve, moe.profile, moe.prune)),
-    "subjects": ("One decoder for many subjects.", (subjects.voxels, subjects.models)),
+    "moe": (
+        "Experts: found, taken out, rounded, carved; MoE-X trained.",
+        (
+            moe.carve,
+            moe.profile,
+            moe.prune,
+        ),
+    ),
+    "sae": (
+        "Sparse autoencoders: trained, judged, asked.",
+        (sae.train,),
+    ),
+    "subjects": (
+        "One decoder for many subjects.",
+        (
+            subjects.voxels,
+            subjects.models,
+        ),
+    ),
     "superposition": (
         "Superposition: effective features of layers, and experiments on the measure.",
         (

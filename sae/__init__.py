@@ -2,11 +2,23 @@
 
 from .architectures import ARCHITECTURES, make_sae, sae_class
 from .base import SaeOptions, SaeOutput, SparseAutoencoder, TrainingState
+from .batchtopk import BatchTopKOptions, BatchTopKSae
 from .codes import Codes, SparseCodes, as_dense, as_sparse
+from .dictionary_learning import learn_dictionary
 from .errors import ActivationsError, CheckpointError, DivergedError, SaeFileError
+from .gated import GatedOptions, GatedSae
+from .jumprelu import JumpReluOptions, JumpReluSae
 from .learner import Learner, LearnOptions, StepReport
+from .live import LiveRows
+from .matching_pursuit import PursuitPath, matching_pursuit
+from .matryoshka import MatryoshkaOptions, MatryoshkaSae
+from .mp import MpOptions, MpSae
+from .omp import OmpOptions, OmpSae, orthogonal_matching_pursuit
 from .relu import ReluOptions, ReluSae, april_update
+from .result import SaeTraining
 from .schedule import ScheduleOptions
+from .session import SaeSpec, Trained, train_saes
+from .sources import RowSource, RunRows, TensorRows
 from .storage import load_sae, save_sae
 from .topk import TopKOptions, TopKSae
 from .train import Member, Trainer
@@ -14,30 +26,54 @@ from .train import Member, Trainer
 __all__ = [
     "ARCHITECTURES",
     "ActivationsError",
+    "BatchTopKOptions",
+    "BatchTopKSae",
     "CheckpointError",
     "Codes",
     "DivergedError",
+    "GatedOptions",
+    "GatedSae",
+    "JumpReluOptions",
+    "JumpReluSae",
     "LearnOptions",
     "Learner",
+    "LiveRows",
+    "MatryoshkaOptions",
+    "MatryoshkaSae",
     "Member",
+    "MpOptions",
+    "MpSae",
+    "OmpOptions",
+    "OmpSae",
+    "PursuitPath",
     "ReluOptions",
     "ReluSae",
+    "RowSource",
+    "RunRows",
     "SaeFileError",
     "SaeOptions",
     "SaeOutput",
+    "SaeSpec",
+    "SaeTraining",
     "ScheduleOptions",
     "SparseAutoencoder",
     "SparseCodes",
     "StepReport",
+    "TensorRows",
     "TopKOptions",
     "TopKSae",
+    "Trained",
     "Trainer",
     "TrainingState",
     "april_update",
     "as_dense",
     "as_sparse",
+    "learn_dictionary",
     "load_sae",
     "make_sae",
+    "matching_pursuit",
+    "orthogonal_matching_pursuit",
     "sae_class",
     "save_sae",
+    "train_saes",
 ]

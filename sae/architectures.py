@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from ..probes.errors import OptionError
 from .base import SaeOptions, SparseAutoencoder
+from .batchtopk import BatchTopKSae
+from .gated import GatedSae
+from .jumprelu import JumpReluSae
+from .matryoshka import MatryoshkaSae
+from .mp import MpSae
+from .omp import OmpSae
 from .relu import ReluSae
 from .topk import TopKSae
 
 ARCHITECTURES: dict[str, type[SparseAutoencoder]] = {
-    kind.architecture: kind for kind in (ReluSae, TopKSae)
+    kind.architecture: kind
+    for kind in (
+        ReluSae,
+        GatedSae,
+        TopKSae,
+        BatchTopKSae,
+        JumpReluSae,
+        MatryoshkaSae,
+        MpSae,
+        OmpSae,
+    )
 }
 
 
@@ -30,7 +46,8 @@ def make_sae(architecture: str, *, seed: int = 0, **options: object) -> SparseAu
         raise OptionError(
             f"{architecture} has no option {', '.join(unknown)}; it has: {', '.join(known)}."
         )
-    made: SaeOptions = kind.Options(**options)  # pyright: ignore[reportArgumentType]
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}  # JSON's
+    made: SaeOptions = kind.Options(**given)  # pyright: ignore[reportArgumentType]
     return kind(made, seed=seed)
 
 

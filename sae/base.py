@@ -76,7 +76,7 @@ class SaeOutput(NamedTuple):
     """Sum of `losses`, a scalar to be minimised."""
     losses: dict[str, Tensor]
     """Each term of the loss with its coefficient: 'reconstruction' is the squared error summed over
-    the row and averaged over rows; others are named by the architecture."""
+    the row and averaged over rows; others are named by the architecture and stand in training only."""
 
 
 class TrainingState(NamedTuple):
@@ -179,7 +179,7 @@ class SparseAutoencoder(nn.Module, ABC):
         *,
         state: TrainingState | None = None,
     ) -> SaeOutput:
-        """Codes, reconstruction and losses.
+        """Codes, reconstruction and losses: those of training in training mode, else as `encode`.
 
         Args:
             rows: What is read.
@@ -218,6 +218,11 @@ class SparseAutoencoder(nn.Module, ABC):
         state: TrainingState | None,
     ) -> SaeOutput:
         state = state or TrainingState()
+        if not self.training:
+            codes = self._inference_codes(rows)
+            reconstruction = self.decode(codes)
+            losses = {"reconstruction": squared_error(reconstruction, target)}
+            return SaeOutput(reconstruction, codes, total(losses), losses)
         codes, extra = self._training_codes(rows, state)
         reconstruction = self.decode(codes)
         losses = {"reconstruction": squared_error(reconstruction, target)}

@@ -8,6 +8,7 @@ rows, which costs k / latents of the dense product.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from .select import top_k
 from .sparse import gathered_sum, scattered_sum
 
 STRETCH_FLOATS = 2**21
-"""Pre-activations held at a time on a CPU (8 MB)."""
+"""Pre-activations held at a time on a CPU (8 MB), unless 128 rows have more."""
 
 
 def encode_top_k(
@@ -36,7 +37,17 @@ def encode_top_k(
 
 def stretch_rows(n_latents: int, *, on_cpu: bool) -> int:
     """Rows whose pre-activations are held at a time."""
-    return max(STRETCH_FLOATS * (1 if on_cpu else 64) // n_latents, 16)
+    return max(STRETCH_FLOATS * (1 if on_cpu else 64) // n_latents, 128)
+
+
+def pre_activations(
+    rows: Float[Tensor, "rows d_in"],
+    weight: Float[Tensor, "latents d_in"],
+    bias: Float[Tensor, " latents"],
+) -> Iterator[Float[Tensor, "stretch latents"]]:
+    """Pre-activations in float32, a stretch of rows at a time."""
+    for part in rows.split(stretch_rows(len(weight), on_cpu=rows.device.type == "cpu")):
+        yield torch.addmm(bias, part, weight.t()).float()
 
 
 class _EncodeTopK(torch.autograd.Function):
@@ -45,9 +56,8 @@ class _EncodeTopK(torch.autograd.Function):
         step = stretch_rows(len(weight), on_cpu=rows.device.type == "cpu")
         values = torch.empty(len(rows), k, device=rows.device)
         indices = torch.empty(len(rows), k, dtype=torch.long, device=rows.device)
-        for start in range(0, len(rows), step):
-            part = slice(start, start + step)
-            pre = torch.addmm(bias, rows[part], weight.t()).float()
+        for start, pre in enumerate(pre_activations(rows, weight, bias)):
+            part = slice(start * step, (start + 1) * step)
             values[part], indices[part] = top_k(pre, k)
         values = values.relu_()
         ctx.save_for_backward(rows, weight, values, indices)

@@ -123,6 +123,7 @@ class Learner:
         schedule, step = self.options.schedule, self.step_count
         n_rows = len(rows) * _world()
         dead = self.dead(n_rows)
+        self.sae.train()
         state = TrainingState(dead, schedule.sparsity(step))
         with torch.autocast(
             rows.device.type, torch.bfloat16, enabled=self.options.precision == "bfloat16"
@@ -138,6 +139,7 @@ class Learner:
         self.optimiser.step()
         self.sae.normalise()
         self.sae.after_step()
+        _average_buffers(self.sae)
         self._count(out, n_rows)
         self.step_count, self.n_rows = step + 1, self.n_rows + n_rows
         return out, dead
@@ -233,3 +235,12 @@ def _average_gradients(sae: SparseAutoencoder) -> None:
         grad = parameter.grad.contiguous()
         dist.all_reduce(grad)
         parameter.grad.copy_(grad / world)
+
+
+def _average_buffers(sae: SparseAutoencoder) -> None:
+    """Running estimates, which each process makes from its own rows."""
+    if _world() > 1:
+        for buffer in sae.buffers():
+            if buffer.is_floating_point():
+                dist.all_reduce(buffer)
+                buffer.div_(_world())

@@ -74,7 +74,7 @@ def load_sae(folder: str | Path) -> SparseAutoencoder:
             f"The weights in {folder.name} do not fit its options: {error}"
         ) from error
     sae.metadata = stored["metadata"]
-    return sae
+    return sae.eval()
 
 
 def _read_options(path: Path) -> dict[str, Any]:

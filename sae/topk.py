@@ -55,6 +55,18 @@ class TopKSae(SparseAutoencoder):
         values, indices = encode_top_k(self.centred(rows), self.W_enc, self.b_enc, self.options.k)
         return SparseCodes.from_padded(values, indices, self.d_sae)
 
+    def fold_decoder_norms(self) -> None:
+        """Nothing to do for unit atoms.
+
+        Raises:
+            OptionError: Atoms have other lengths: scaling pre-activations would change which are kept.
+        """
+        if self.options.decoder_norm != "unit":
+            raise OptionError(
+                "Folding decoder norms would change which latents are kept; train with "
+                "decoder_norm='unit', or convert BatchTopK with as_jumprelu() first."
+            )
+
     def _other_losses(
         self, rows: Tensor, target: Tensor, reconstruction: Tensor, codes: Codes, extra: Any,
         state: TrainingState,

@@ -8,7 +8,8 @@ settings can be swept while every row is read once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,17 +82,34 @@ class Trainer:
 
     def step(self, batch: Tensor | Mapping[str, Tensor]) -> None:
         """All members learn from one batch."""
-        reporting = self.step_count % self.report_every == 0 or self.step_count + 1 == self.n_steps
         for name, member in self.members.items():
-            learner = self.learners[name]
-            rows = _rows_of(batch, member.site, learner.device)
-            target = None
-            if member.target_site is not None:
-                target = _rows_of(batch, member.target_site, learner.device)
-            out, _ = learner.step(rows, target)
-            if reporting:
-                self.reports[name].append(learner.report(rows, target, out))
+            target = None if member.target_site is None else _rows_of(batch, member.target_site)
+            self.step_member(name, _rows_of(batch, member.site), target)
         self.step_count += 1
+
+    def step_member(self, name: str, rows: Tensor, target: Tensor | None) -> None:
+        """One member learns; every so many steps a report is kept."""
+        learner = self.learners[name]
+        rows = rows.to(learner.device, torch.float32)
+        target = None if target is None else target.to(learner.device, torch.float32)
+        out, _ = learner.step(rows, target)
+        if self.step_count % self.report_every == 0 or self.step_count + 1 == self.n_steps:
+            self.reports[name].append(learner.report(rows, target, out))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that going on needs, as tensors and plain values."""
+        return {
+            "learners": {name: learner.state_dict() for name, learner in self.learners.items()},
+            "reports": {n: [asdict(r) for r in found] for n, found in self.reports.items()},
+            "step_count": self.step_count,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        for name, learner in self.learners.items():
+            learner.load_state_dict(state["learners"][name])
+            self.reports[name] = [StepReport(**report) for report in state["reports"][name]]
+        self.step_count = state["step_count"]
 
     def note(self) -> str:
         """FVU, L0 and dead latents of each member at the last report, in a few words."""
@@ -102,9 +120,9 @@ class Trainer:
         )
 
 
-def _rows_of(batch: Tensor | Mapping[str, Tensor], site: str, device: torch.device) -> Tensor:
+def _rows_of(batch: Tensor | Mapping[str, Tensor], site: str) -> Tensor:
     if isinstance(batch, Tensor):
-        return batch.to(device, torch.float32)
+        return batch
     if site not in batch:
         raise OptionError(f"Batches hold no rows of {site!r}; they hold: {', '.join(batch)}.")
-    return batch[site].to(device, torch.float32)
+    return batch[site]
