@@ -14,6 +14,7 @@ from .commands import (
     capture,
     completion,
     decode,
+    dictionaries,
     distil,
     doctor,
     export,
@@ -23,6 +24,7 @@ from .commands import (
     moe,
     probe,
     report,
+    synthetic,
     xray,
 )
 from .running import USAGE, command, envelope, print_json
@@ -76,6 +78,16 @@ experts = typer.Typer(help="Experts: found, taken out, carved.", no_args_is_help
 for function in (moe.carve, moe.profile, moe.prune):
     command(experts, function)
 app.add_typer(experts, name="moe")
+
+autoencoders = typer.Typer(help="Sparse autoencoders: judged, asked.", no_args_is_help=True)
+for function in (
+    dictionaries.eval,
+    dictionaries.features,
+    synthetic.synthetic,
+    synthetic.modality,
+):
+    command(autoencoders, function)
+app.add_typer(autoencoders, name="sae")
 
 
 def _tell_version(wanted: bool) -> bool:  # noqa: FBT001 - typer's callback
