@@ -16,6 +16,7 @@ from .commands import (
     compare,
     completion,
     decode,
+    dictionaries,
     distil,
     doctor,
     export,
@@ -29,6 +30,7 @@ from .commands import (
     sae,
     subjects,
     superposition,
+    synthetic,
     xray,
 )
 from .running import USAGE, command, envelope, print_json
@@ -98,7 +100,13 @@ GROUPS = {
     ),
     "sae": (
         "Sparse autoencoders: trained, judged, asked.",
-        (sae.train,),
+        (
+            sae.train,
+            dictionaries.eval,
+            dictionaries.features,
+            synthetic.synthetic,
+            synthetic.modality,
+        ),
     ),
     "subjects": (
         "One decoder for many subjects.",

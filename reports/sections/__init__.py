@@ -3,13 +3,17 @@
 from ..section import Renderer
 from .compared import compared_runs
 from .degeneration import attention_degeneration, source_recall
+from .dictionaries import sae_comparison
 from .experts import expert_effects, expert_profile
+from .features import sae_features, sae_paths
+from .joint import sae_joint
 from .layers import layer_stats, next_token, self_check
 from .lens import lens
 from .massive import ablation_story, massive_activations
 from .probes import linear_probe
 from .sinks import attention_sinks
 from .subjects import subjects
+from .synthetic import sae_synthetic
 
 RENDERERS: dict[str, Renderer] = {
     "next_token": next_token,
@@ -26,6 +30,11 @@ RENDERERS: dict[str, Renderer] = {
     "expert_profile": expert_profile,
     "expert_effects": expert_effects,
     "compared_runs": compared_runs,
+    "sae_comparison": sae_comparison,
+    "sae_features": sae_features,
+    "sae_joint": sae_joint,
+    "sae_paths": sae_paths,
+    "sae_synthetic": sae_synthetic,
     "self_check": self_check,
 }
 """Renderer by result kind; other kinds get the generic one."""
@@ -44,6 +53,8 @@ ADDED_BY = {
     "subjects": "fluoroscope subjects models -o RUN",
     "expert_profile": "fluoroscope moe profile",
     "expert_effects": "fluoroscope moe prune",
+    "sae_comparison": "fluoroscope sae eval RUN --sae FOLDER",
+    "sae_features": "fluoroscope sae features RUN --sae FOLDER",
 }
 """Which command adds a kind of result."""
 
