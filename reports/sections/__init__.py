@@ -7,6 +7,7 @@ from .lens import lens
 from .massive import ablation_story, massive_activations
 from .probes import linear_probe
 from .sinks import attention_sinks
+from .superposition import superposition_experiment, superposition_layers
 
 RENDERERS: dict[str, Renderer] = {
     "next_token": next_token,
@@ -19,6 +20,8 @@ RENDERERS: dict[str, Renderer] = {
     "linear_probe": linear_probe,
     "expert_profile": expert_profile,
     "expert_effects": expert_effects,
+    "superposition_layers": superposition_layers,
+    "superposition_experiment": superposition_experiment,
     "self_check": self_check,
 }
 """Renderer by result kind; other kinds get the generic one."""
@@ -34,6 +37,7 @@ ADDED_BY = {
     "linear_probe": "fluoroscope probe RUN",
     "expert_profile": "fluoroscope moe profile",
     "expert_effects": "fluoroscope moe prune",
+    "superposition_layers": "fluoroscope superposition layers RUN",
 }
 """Which command adds a kind of result."""
 
