@@ -63,6 +63,19 @@ def _by_series(rows: Rows, series: str) -> list[Any]:
     ]
 
 
+def points(
+    rows: Rows, *, x: str, y: str, series: str | None = None, width: int = WIDTH
+) -> alt.TopLevelMixin:
+    """Points without lines, told apart by colour and shape."""
+    base = alt.Chart(alt.Data(values=rows), width=width, height=HEIGHT)
+    told_apart = [] if series is None else _by_series(rows, series)[::2]
+    return base.mark_point(filled=True, size=22, opacity=0.8, color=SERIES[0]).encode(
+        alt.X(field=x, type="quantitative", title=x, scale=alt.Scale(zero=False)),
+        alt.Y(field=y, type="quantitative", title=y, scale=alt.Scale(zero=False)),
+        *told_apart,
+    )
+
+
 def bars(rows: Rows, *, x: str, y: str, width: int = WIDTH) -> alt.TopLevelMixin:
     """Bars over named or numbered things, in the order of the rows."""
     kind = "ordinal" if rows and isinstance(rows[0][x], int | float) else "nominal"

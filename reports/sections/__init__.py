@@ -13,6 +13,7 @@ from .massive import ablation_story, massive_activations
 from .probes import linear_probe
 from .sinks import attention_sinks
 from .subjects import subjects
+from .superposition import superposition_experiment, superposition_layers
 from .synthetic import sae_synthetic
 
 RENDERERS: dict[str, Renderer] = {
@@ -35,6 +36,8 @@ RENDERERS: dict[str, Renderer] = {
     "sae_joint": sae_joint,
     "sae_paths": sae_paths,
     "sae_synthetic": sae_synthetic,
+    "superposition_layers": superposition_layers,
+    "superposition_experiment": superposition_experiment,
     "self_check": self_check,
 }
 """Renderer by result kind; other kinds get the generic one."""
@@ -55,6 +58,7 @@ ADDED_BY = {
     "expert_effects": "fluoroscope moe prune",
     "sae_comparison": "fluoroscope sae eval RUN --sae FOLDER",
     "sae_features": "fluoroscope sae features RUN --sae FOLDER",
+    "superposition_layers": "fluoroscope superposition layers RUN",
 }
 """Which command adds a kind of result."""
 

@@ -106,9 +106,9 @@ def digits(n_classes: int) -> Task:
     """Images of the first digits, pixels in 0 to 1; strata are the digits."""
     from sklearn.datasets import load_digits
 
-    data = load_digits(n_class=n_classes)
-    x = torch.tensor(data.data / 16.0, dtype=torch.float32)
-    labels = torch.tensor(data.target, dtype=torch.int64)
+    pixels, target = load_digits(n_class=n_classes, return_X_y=True)
+    x = torch.tensor(np.asarray(pixels) / 16.0, dtype=torch.float32)
+    labels = torch.tensor(np.asarray(target), dtype=torch.int64)
     return Task(x, labels, labels, n_classes)
 
 

@@ -168,9 +168,10 @@ def compress(
         progress: Called now and then.
     """
     generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(len(widths), max(widths), program.size, generator=generator)
+    drawn = torch.randn(len(widths), program.size, program.size, generator=generator)
+    # Orthonormal rows: at full width nothing is lost from the beginning.
+    weight = torch.linalg.qr(drawn).Q[:, : max(widths)].contiguous().requires_grad_()
     used = (torch.arange(max(widths)) < torch.tensor(widths)[:, None])[..., None]
-    weight = (weight / torch.tensor(widths)[:, None, None] ** 0.5).requires_grad_()
     optimiser = torch.optim.Adam([weight], lr=learning_rate)
     for step in range(n_steps):
         tokens, answers = program.sequences(batch_rows, generator)

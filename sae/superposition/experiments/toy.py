@@ -10,6 +10,7 @@ psi = 1.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -23,6 +24,13 @@ from ..toy import ToyOptions, train_toys
 
 NO_SUPERPOSITION = 1.05
 """Reference psi up to which a toy counts as free of superposition."""
+
+
+RECIPES: tuple[tuple[Literal["sum", "mean"], Literal["sqrt_d", "none"]], ...] = (
+    ("sum", "sqrt_d"),
+    ("mean", "none"),
+)
+"""Reduction and scale of the dictionaries: the paper's formula, and its code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +101,7 @@ def _measure(options: ToyExperimentOptions, progress: Progress) -> Rows:
     hidden = toys.hidden(options.n_rows, seed=options.seed + 1)
     reference, frobenius = toys.reference(), toys.frobenius()
     found: Rows = []
-    for part, (reduction, scale) in enumerate((("sum", "sqrt_d"), ("mean", "none"))):
+    for part, (reduction, scale) in enumerate(RECIPES):
         recipe = TiedOptions(
             n_latents=options.n_latents, l1=options.l1, reduction=reduction, scale=scale,
             max_epochs=options.epochs, seed=options.seed,

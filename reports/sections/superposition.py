@@ -1,0 +1,339 @@
+"""Superposition: effective features of layers, and the experiments that test the measure."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..charts import as_rows, dots, lines, points
+from ..figure import Figure
+from ..section import Context, Section, Stored, Tile
+from ..theme import SERIES
+from ..tokens import label
+
+
+def superposition_layers(stored: Stored, context: Context) -> Section:
+    """Section of the result kind `superposition_layers`."""
+    names = [label(str(site), longest=40) for site in stored.sites]
+    n = f"{stored.n_documents} documents, {int(stored.n_rows.max())} tokens per site"
+    settled = [i for i in np.argsort(stored.place) if stored.place[i] > 0]
+    refused = [names[i] for i in range(len(names)) if stored.place[i] == 0]
+    order = "No layer is ranked: F(n) still rises everywhere."
+    if settled:
+        order = (
+            f"Most effective features: {names[settled[0]]}, {stored.features[settled[0]]:.0f} "
+            f"({_between(stored, settled[0])})"
+        )
+        order += f"; fewest: {names[settled[-1]]}, {stored.features[settled[-1]]:.0f}."
+    if refused and settled:
+        order += f" Not ranked, since F(n) still rises: {', '.join(refused)}."
+    figures = [_profile(stored, names, order, n), _curve(stored, names, n)]
+    figures += [_dimensions(stored, names, n), _usage(stored, names, n)]
+    return Section(
+        id=stored.name,
+        title="Effective features by layer",
+        chapter="Features",
+        intro=(
+            "F = exp(entropy of a dictionary's activation mass) counts features as if all were used "
+            f"alike (arXiv 2512.13568). Every site has a ReLU dictionary trained with one recipe: "
+            f"{stored.n_latents} latents, penalty {stored.l1:g}, {stored.n_steps} steps. "
+            f"{stored.caveat}"
+        ),
+        figures=tuple(figures),
+        tiles=(
+            Tile(
+                label="effective features",
+                value=f"{np.nanmin(stored.features):.0f}-{np.nanmax(stored.features):.0f}",
+                meaning="F over the sites read, through dictionaries trained alike.",
+                href=f"#{stored.name}-profile",
+            ),
+        ),
+        verdict=order if settled else "",
+        warnings=tuple(_warnings(stored, names)),
+    )
+
+
+def superposition_experiment(stored: Stored, context: Context) -> Section:
+    """Section of the result kind `superposition_experiment`."""
+    title = f"Superposition: {label(str(stored.experiment), longest=40)}"
+    verdicts = [str(v) for v in stored.claim_verdict]
+    kinds = ("confirmed", "not confirmed", "undecided")
+    count = ", ".join(f"{verdicts.count(k)} {k}" for k in kinds if k in verdicts)
+    figures = [_claims(stored, count)]
+    for number, groups in enumerate(_families(stored)):
+        figures.append(_curves(stored, groups, number))
+    figures.append(_fits(stored))
+    figures += [_extra(stored, i) for i in range(len(stored.extra_names)) if stored.x.size]
+    return Section(
+        id=stored.name,
+        title=title,
+        chapter="Features",
+        intro=" ".join([str(stored.question), *(str(note) for note in stored.notes)]),
+        figures=tuple(figures),
+        verdict=f"{title}: {count} of {len(verdicts)} statements." if verdicts else "",
+    )
+
+
+def _between(stored: Stored, row: int) -> str:
+    return f"{stored.features_low[row]:.0f} to {stored.features_high[row]:.0f}"
+
+
+def _warnings(stored: Stored, names: list[str]) -> list[str]:
+    poor = [name for name, fvu in zip(names, stored.fvu, strict=True) if fvu > 0.5]
+    if not poor:
+        return []
+    return [f"Dictionaries leave over half of the variance unexplained at {', '.join(poor)}."]
+
+
+def _profile(stored: Stored, names: list[str], reading: str, n: str) -> Figure:
+    rows = as_rows(
+        site=names,
+        **{"effective features": stored.features},
+        low=np.where(np.isnan(stored.features_low), stored.features, stored.features_low),
+        high=np.where(np.isnan(stored.features_high), stored.features, stored.features_high),
+    )
+    drawn = [row for row in rows if row["effective features"] is not None]
+    data = {
+        "site": names,
+        "F": stored.features.tolist(),
+        "low": stored.features_low.tolist(),
+        "high": stored.features_high.tolist(),
+        "psi (not calibrated)": stored.psi.tolist(),
+        "place": [str(p) if p else "still rises" for p in stored.place.tolist()],
+        "rise per doubling": stored.rise.tolist(),
+        "FVU": stored.fvu.tolist(),
+        "L0": stored.l0.tolist(),
+        "alive (F_0)": stored.alive.tolist(),
+        "participation (F_2)": stored.participation.tolist(),
+        "rows left out": stored.n_dropped.tolist(),
+    }
+    if np.isfinite(stored.matched).any():
+        data[f"F at FVU {stored.match_fvu:g}"] = stored.matched.tolist()
+    return Figure(
+        id=f"{stored.name}-profile",
+        question="Which layers carry most features?",
+        reading=reading,
+        chart=dots(drawn, y="site", x="effective features", low="low", high="high"),
+        data=data,
+        n=n,
+        interval="95 % bootstrap over documents, corrected for its bias: it may lie above F",
+        source=f"{stored.source}/features",
+    )
+
+
+def _curve(stored: Stored, names: list[str], n: str) -> Figure:
+    chosen = _spread(len(names))
+    sizes = len(stored.curve_documents)
+    rows = as_rows(
+        **{
+            "log2 of documents read": np.tile(np.log2(stored.curve_documents), len(chosen)),
+            "effective features": stored.curve[chosen].ravel(),
+        },
+        site=np.repeat([names[i] for i in chosen], sizes),
+    )
+    worst = int(np.nanargmax(stored.rise)) if np.isfinite(stored.rise).any() else 0
+    return Figure(
+        id=f"{stored.name}-curve",
+        question="Has F settled?",
+        reading=f"The last doubling of documents adds at most {stored.rise[worst]:.1%} "
+        f"({names[worst]}); layers are ranked up to 2 %.",
+        chart=lines(
+            [row for row in rows if row["effective features"] is not None],
+            x="log2 of documents read",
+            y="effective features",
+            series="site",
+        ),
+        data={"documents": stored.curve_documents.tolist()}
+        | {name: row.tolist() for name, row in zip(names, stored.curve, strict=True)},
+        n=n + "; means over random orders",
+        source=f"{stored.source}/curve",
+        notes=_left_out(len(names), chosen),
+    )
+
+
+def _dimensions(stored: Stored, names: list[str], n: str) -> Figure:
+    finite = np.isfinite(stored.features) & np.isfinite(stored.two_nn)
+    r = (
+        np.corrcoef(stored.features[finite], stored.two_nn[finite])[0, 1]
+        if finite.sum() > 2
+        else np.nan
+    )
+    rows = as_rows(**{
+        "intrinsic dimension (TwoNN)": stored.two_nn[finite],
+        "effective features": stored.features[finite],
+    })
+    return Figure(
+        id=f"{stored.name}-dimension",
+        question="Do layers with more features have a higher intrinsic dimension?",
+        reading=f"Correlation over {int(finite.sum())} sites: {r:.2f}.",
+        chart=points(rows, x="intrinsic dimension (TwoNN)", y="effective features"),
+        data={
+            "site": names,
+            "F": stored.features.tolist(),
+            "TwoNN": stored.two_nn.tolist(),
+            "low": stored.two_nn_low.tolist(),
+            "high": stored.two_nn_high.tolist(),
+            "participation ratio of the covariance": stored.linear_dimension.tolist(),
+        },
+        n=n,
+        interval="95 %, as if points were independent (TwoNN)",
+        source=f"{stored.source}/two_nn",
+    )
+
+
+def _usage(stored: Stored, names: list[str], n: str) -> Figure:
+    chosen = _spread(len(names))
+    ranks = np.arange(1, stored.shares.shape[1] + 1)
+    keep = np.unique(np.geomspace(1, len(ranks), 40).astype(int)) - 1
+    rows = as_rows(
+        **{
+            "log10 of the rank": np.tile(np.log10(ranks[keep]), len(chosen)),
+            "budget share": stored.shares[chosen][:, keep].ravel(),
+        },
+        site=np.repeat([names[i] for i in chosen], len(keep)),
+    )
+    top = stored.shares[:, 0]
+    return Figure(
+        id=f"{stored.name}-usage",
+        question="How evenly are latents used?",
+        reading=f"The busiest latent takes {np.nanmin(top):.1%} to {np.nanmax(top):.1%} of the budget.",
+        chart=lines(
+            [row for row in rows if row["budget share"]],
+            x="log10 of the rank",
+            y="budget share",
+            series="site",
+            log=True,
+        ),
+        data={"rank": ranks.tolist()}
+        | {name: row.tolist() for name, row in zip(names, stored.shares, strict=True)},
+        n=n,
+        source=f"{stored.source}/shares",
+        notes=_left_out(len(names), chosen),
+    )
+
+
+def _spread(n: int) -> list[int]:
+    """At most five of n, evenly."""
+    return sorted({round(i) for i in np.linspace(0, n - 1, min(n, len(SERIES)))})
+
+
+def _left_out(n: int, chosen: list[int]) -> tuple[str, ...]:
+    if len(chosen) == n:
+        return ()
+    return (f"{len(chosen)} of {n} sites are drawn; the table has all",)
+
+
+def _claims(stored: Stored, count: str) -> Figure:
+    return Figure(
+        id=f"{stored.name}-claims",
+        question="What does it say about the paper's statements?",
+        reading=f"{count or 'Nothing was tested'}.",
+        data={
+            "statement": [label(str(text), longest=None) for text in stored.claim],
+            "paper": [label(str(text), longest=None) for text in stored.claim_paper],
+            "measured": stored.claim_estimate.tolist(),
+            "low": stored.claim_low.tolist(),
+            "high": stored.claim_high.tolist(),
+            "verdict": [label(str(text)) for text in stored.claim_verdict],
+        },
+        interval=f"95 %, {label(str(stored.interval), longest=None)}",
+        source=f"{stored.source}/claim_estimate",
+        wide=True,
+    )
+
+
+def _families(stored: Stored) -> list[list[str]]:
+    """Groups by figure: all in one, or one figure per first part of their names."""
+    groups = list(dict.fromkeys(str(g) for g in stored.group))
+    if len(groups) <= len(SERIES):
+        return [groups]
+    families: dict[str, list[str]] = {}
+    for group in groups:
+        families.setdefault(group.partition(",")[0], []).append(group)
+    return [family[: len(SERIES)] for family in families.values()]
+
+
+def _curves(stored: Stored, groups: list[str], number: int) -> Figure:
+    """F over the axis, mean and range over seeds; many rows per place are drawn as points."""
+    x_name = label(str(stored.x_name), longest=60)
+    chosen = np.isin(stored.group.astype(str), groups) & np.isfinite(stored.features)
+    means: dict[str, list[float | str]] = {x_name: [], "F": [], "low": [], "high": [], "group": []}
+    for group in groups:
+        mine = chosen & (stored.group.astype(str) == group)
+        for x in np.unique(stored.x[mine]):
+            values = stored.features[mine & (stored.x == x)]
+            row = (x, values.mean(), values.min(), values.max(), label(group, longest=40))
+            for column, value in zip(means.values(), row, strict=True):
+                column.append(value)
+    scattered = stored.experiment == "toy"
+    rows = as_rows(**means)
+    chart = (
+        points(rows, x=x_name, y="F", series="group")
+        if scattered
+        else lines(rows, x=x_name, y="F", series="group", band=("low", "high"))
+    )
+    lowest = min(range(len(rows)), key=lambda i: rows[i]["F"]) if rows else 0
+    highest = max(range(len(rows)), key=lambda i: rows[i]["F"]) if rows else 0
+    reading = "No dictionary fired."
+    if rows:
+        low, high = rows[lowest], rows[highest]
+        reading = (
+            f"F from {low['F']:.3g} ({low['group']}, {low[x_name]:.3g}) to {high['F']:.3g} "
+            f"({high['group']}, {high[x_name]:.3g})."
+        )
+    return Figure(
+        id=f"{stored.name}-features-{number}",
+        question=str(stored.question),
+        reading=reading,
+        chart=chart if rows else None,
+        data={name: list(column) for name, column in means.items()},
+        n=f"{int(chosen.sum())} dictionaries",
+        interval="no interval" if scattered else "band: range over seeds",
+        source=f"{stored.source}/features",
+    )
+
+
+def _fits(stored: Stored) -> Figure:
+    """Every row with the fit beside which F must be read."""
+    fvu = stored.fvu[np.isfinite(stored.fvu)]
+    reading = f"FVU from {fvu.min():.3g} to {fvu.max():.3g}." if fvu.size else "No FVU is known."
+    return Figure(
+        id=f"{stored.name}-fits",
+        question="How well do the dictionaries fit?",
+        reading=f"{reading} Rows of unlike FVU do not compare.",
+        data={
+            "group": [label(str(g), longest=40) for g in stored.group],
+            label(str(stored.x_name), longest=60): stored.x.tolist(),
+            "seed": stored.seed.tolist(),
+            label(str(stored.score_name) or "score", longest=60): stored.score.tolist(),
+            "F": stored.features.tolist(),
+            "psi (not calibrated)": stored.psi.tolist(),
+            "FVU": stored.fvu.tolist(),
+            "L0": stored.l0.tolist(),
+            "alive (F_0)": stored.alive.tolist(),
+            "participation (F_2)": stored.participation.tolist(),
+        }
+        | {
+            label(str(name), longest=60): values.tolist()
+            for name, values in zip(stored.extra_names, stored.extras, strict=True)
+        },
+        source=stored.source,
+    )
+
+
+def _extra(stored: Stored, number: int) -> Figure:
+    """Another measured number beside F."""
+    name = label(str(stored.extra_names[number]), longest=60)
+    values = stored.extras[number]
+    finite = np.isfinite(values) & np.isfinite(stored.features)
+    rows = as_rows(**{name: values[finite], "F": stored.features[finite]})
+    varied = finite.sum() > 2 and np.ptp(values[finite]) > 0 and np.ptp(stored.features[finite]) > 0
+    r = np.corrcoef(values[finite], stored.features[finite])[0, 1] if varied else np.nan
+    return Figure(
+        id=f"{stored.name}-extra-{number}",
+        question=f"How does F go with {name}?",
+        reading=f"Correlation over all rows: {r:.2f}.",
+        chart=points(rows, x=name, y="F") if rows else None,
+        data={name: values[finite].tolist(), "F": stored.features[finite].tolist()},
+        n=f"{int(finite.sum())} dictionaries",
+        source=f"{stored.source}/extras",
+    )
