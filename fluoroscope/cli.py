@@ -21,6 +21,7 @@ from .commands import (
     lens,
     models,
     moe,
+    moex,
     probe,
     report,
     xray,
@@ -72,8 +73,10 @@ COMMANDS = (
 for function in COMMANDS:
     command(app, function)
 
-experts = typer.Typer(help="Experts: found, taken out, carved.", no_args_is_help=True)
-for function in (moe.carve, moe.profile, moe.prune):
+experts = typer.Typer(
+    help="Experts: found, taken out, rounded, carved; MoE-X trained.", no_args_is_help=True
+)
+for function in (moe.carve, moe.profile, moe.prune, moe.quantise, moex.train, moex.games):
     command(experts, function)
 app.add_typer(experts, name="moe")
 

@@ -20,6 +20,7 @@ from scipy import stats
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ...probes.errors import OptionError, RunMismatchError
+from ...probes.gguf import without_progress_bars
 from ...probes.model import Model
 from ...probes.open import wrap_model
 from ...probes.results import Result, described
@@ -228,7 +229,8 @@ class _Bench:
 
     def _keep(self, module: PreTrainedModel, folder: Path) -> None:
         part = folder.with_name(folder.name + ".part")
-        module.save_pretrained(part)
+        with without_progress_bars():
+            module.save_pretrained(part)
         self.task.tokenizer.save_pretrained(part)
         part.replace(folder)
         for checkpoint in folder.parent.glob("*.pt"):
@@ -239,7 +241,8 @@ class _Bench:
 
 
 def _loaded(folder: Path) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+    with without_progress_bars():
+        return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
 
 
 def _bind(work: Path, task: Task, options: ComparisonOptions) -> None:
