@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from fluoroscope.moe.moex import measuring
+from fluoroscope.moe.moex.autoencoder import AutoencoderOptions
 from fluoroscope.moe.moex.comparison import ComparisonOptions, MoexComparison, compare, student
 from fluoroscope.moe.moex.contestants import (
     CONTESTANTS,
@@ -95,12 +96,16 @@ def test_active_parameters_agree() -> None:
             assert total == pytest.approx(active["moex"][1], rel=0.02), slug
 
 
-def test_chess_from_start_to_file(chess_small: Task, tmp_path: Path) -> None:
-    slugs = ("dense-gelu", "dense-sae", "switch", "moex", "moex-gelu", "moex-untrained")
+def test_chess_from_start_to_file(
+    chess_small: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = lambda **more: AutoencoderOptions(steps=5, **more)  # noqa: E731
+    monkeypatch.setattr(measuring, "AutoencoderOptions", small)
+    slugs = ("dense-gelu", "dense-sae", "switch", "moex", "moex-untrained")
     rules = options(*slugs, seeds=(0, 1))
-    told = []
+    told: list[tuple] = []
     found = compare(chess_small, rules, work=tmp_path / "w", progress=lambda *now: told.append(now))
-    assert told[-1][0] == told[-1][1] == 2 * (4 + 4 + 3 * 2), "planned and done agree"
+    assert told[-1][0] == told[-1][1] == 2 * (4 + 2 + 2 * 2), "planned and done agree"
     assert found.values.shape == (len(measuring.METRICS), len(slugs), 2)
     for metric in ("loss", "coverage", "coverage_board", "reconstruction", "l0"):
         assert np.isfinite(found.of(metric)).all(), metric
