@@ -25,6 +25,7 @@ from .commands import (
     lens,
     models,
     moe,
+    moex,
     probe,
     report,
     sae,
@@ -96,6 +97,9 @@ GROUPS = {
             moe.carve,
             moe.profile,
             moe.prune,
+            moe.quantise,
+            moex.train,
+            moex.games,
         ),
     ),
     "sae": (

@@ -1,4 +1,4 @@
-"""`fluoroscope moe profile|prune|carve`: experts found, taken out, and carved from dense models."""
+"""`fluoroscope moe profile|prune|quantise|carve`: experts found, taken out, rounded, carved."""
 
 from __future__ import annotations
 
@@ -37,7 +37,22 @@ Experts = Annotated[
 Mode = Annotated[Literal["zero", "renorm", "reroute"], typer.Option(help="What takes their place.")]
 Prompt = Annotated[str, typer.Option("--prompt", "-p", help="Greedy text goes on from here.")]
 Draws = Annotated[int, typer.Option(min=0, help="Draws of random experts for comparison.")]
-Save = Annotated[Path | None, typer.Option(help="Folder for the pruned model (mode zero).")]
+Save = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for the pruned model; modes other than zero are set up by moe.load_pruned."
+    ),
+]
+Confirm = Annotated[
+    int, typer.Option(min=0, help="Take each out alone, against so many random others; 0 for none.")
+]
+Against = Annotated[
+    list[str] | None,
+    typer.Option(help="Another corpus to look for the same experts in (repeatable)."),
+]
+Bits = Annotated[
+    list[int] | None, typer.Option("--bits", help="Bits per weight (repeatable); left out: 8 to 2.")
+]
 Folder = Annotated[Path, typer.Option("--output", "-o", help="Folder for the carved model.")]
 NExperts = Annotated[int, typer.Option("--experts", min=2, help="Experts per layer.")]
 Active = Annotated[int | None, typer.Option(min=1, help="Experts per token; left out: all.")]
@@ -57,16 +72,19 @@ def profile(
     quantile: Quantile = 99.5,
     ratio: Ratio = 10.0,
     layer_fraction: LayerFraction = 0.75,
+    confirm: Confirm = 0,
+    against: Against = None,
     output: Output = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
 ) -> dict[str, Any]:
     """Find super experts: those whose output dwarfs all others' (arXiv 2507.23279).
 
-    Example: fluoroscope moe profile --model carved -o moe.h5
+    Example: fluoroscope moe profile --model carved --confirm 5 -o moe.h5
 
-    Example: fluoroscope moe profile --model path/to/moe --quantile 99 --variant paper
+    Example: fluoroscope moe profile --model path/to/moe --quantile 99 --against other.txt
     """
+    from ..moe.confirm import confirm_experts, data_agnosticism
     from ..moe.criterion import CriterionOptions
     from ..moe.profile import profile_experts
     from ..probes import open_model
@@ -78,8 +96,24 @@ def profile(
     texts = _texts(opened, text, tokens, context)
     with terminal.track("Profiling", "tokens") as progress:
         found = profile_experts(opened, texts, chosen, progress=progress)
+    results: dict[str, Any] = {"expert_profile": found}
+    if confirm and found.super_experts:
+        with terminal.track("Confirming", "measurements") as progress:
+            results["expert_confirmation"] = confirm_experts(
+                opened, texts, found.super_experts, n_random=confirm, progress=progress
+            )
+    if against:
+        corpora = {"the text profiled": texts} | {
+            Path(name).name: _texts(opened, [name], tokens, context) for name in against
+        }
+        with terminal.track("Other corpora", "tokens") as progress:
+            results["expert_agnosticism"] = data_agnosticism(
+                opened, corpora, chosen, progress=progress
+            )
     if output is not None:
-        open_or_make(output, opened).add_result("expert_profile", found)
+        run = open_or_make(output, opened)
+        for name, result in results.items():
+            run.add_result(name, result)
         terminal.wrote(output)
     table = Table("expert", "super", "largest output", "dimension", "position", "neurons")
     for i in range(min(10, len(found.ranked_value))):
@@ -90,7 +124,19 @@ def profile(
             str(found.ranked_channel[i]), str(found.ranked_position[i]), neurons,
         )  # fmt: skip
     terminal.show(table)
-    return {
+    more: dict[str, Any] = {}
+    if "expert_confirmation" in results:
+        tested = results["expert_confirmation"]
+        more["confirmed"] = tested.experts[tested.confirmed].tolist()
+        terminal.show(f"Confirmed: {len(more['confirmed'])} of {len(tested.experts)}")
+    if "expert_agnosticism" in results:
+        agreed = results["expert_agnosticism"]
+        more["on_every_corpus"] = [list(expert) for expert in agreed.everywhere]
+        terminal.show(
+            f"Found on all {len(agreed.corpora)} corpora: {len(agreed.everywhere)} of "
+            f"{len(agreed.experts)}"
+        )
+    return more | {
         "super_experts": [list(expert) for expert in found.super_experts],
         "formation_layers": found.formation.tolist(),
         "percentile": found.percentile,
@@ -128,12 +174,7 @@ def prune(
     from ..moe.effects import pruning_effects
     from ..moe.profile import profile_experts
     from ..probes import open_model
-    from ..probes.errors import OptionError
 
-    if save is not None and mode != "zero":
-        raise OptionError(
-            f"--save needs --mode zero, got {mode}: no standard model holds the others."
-        )
     given = [_expert(name) for name in expert or ()]
     opened = open_model(model, device=device, dtype=dtype)
     texts = _texts(opened, text, tokens, context)
@@ -154,7 +195,7 @@ def prune(
         run.add_result("expert_effects", effects)
         terminal.wrote(str(output))
     if save is not None:
-        terminal.wrote(save_pruned(opened, given, save))
+        terminal.wrote(save_pruned(opened, given, save, mode=mode))
     table = Table("taken out", "loss (nats)", "largest activation", "attention to first token")
     for i, name in enumerate(effects.conditions):
         sinks = effects.sink_map[i]
@@ -168,6 +209,63 @@ def prune(
         "conditions": effects.conditions.tolist(),
         "loss": effects.loss.tolist(),
         "largest": effects.largest.max(1).tolist(),
+    }
+
+
+def quantise(
+    terminal: Terminal,
+    *,
+    model: options.Model = None,
+    expert: Experts = None,
+    bits: Bits = None,
+    text: options.Text = None,
+    tokens: Tokens = 1024,
+    context: Context = 128,
+    quantile: Quantile = 99.5,
+    draws: Draws = 5,
+    output: Output = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+) -> dict[str, Any]:
+    """Round super experts to fewer bits, beside random others; an experiment of our own.
+
+    Example: fluoroscope moe quantise --model carved -o moe.h5
+
+    Example: fluoroscope moe quantise --model path/to/moe -e 1:68 --bits 8 --bits 4
+    """
+    from ..moe.criterion import CriterionOptions
+    from ..moe.profile import profile_experts
+    from ..moe.quantise import BITS, quantisation_effects
+    from ..probes import open_model
+
+    given = [_expert(name) for name in expert or ()]
+    opened = open_model(model, device=device, dtype=dtype)
+    texts = _texts(opened, text, tokens, context)
+    if not given:
+        with terminal.track("Profiling", "tokens") as progress:
+            found = profile_experts(
+                opened, texts, CriterionOptions(quantile=quantile), progress=progress
+            )
+        given = found.super_experts
+    with terminal.track("Rounding", "measurements") as progress:
+        effects = quantisation_effects(
+            opened, texts, given, bits=bits or BITS, n_random=draws, progress=progress
+        )
+    if output is not None:
+        open_or_make(output, opened).add_result("expert_quantisation", effects)
+        terminal.wrote(output)
+    table = Table("bits", "loss (nats)", "loss, random others", "largest activation")
+    random = [float(row.mean()) if len(row) else None for row in effects.random_loss]
+    for i, width in enumerate(effects.bits):
+        other = "" if random[i] is None else f"{random[i]:.3f}"
+        table.add_row(str(width), f"{effects.loss[i]:.3f}", other, f"{effects.largest[i]:,.0f}")
+    terminal.show(table)
+    return {
+        "experts": [list(e) for e in given],
+        "bits": effects.bits.tolist(),
+        "baseline": effects.baseline,
+        "loss": effects.loss.tolist(),
+        "random_loss": random,
     }
 
 

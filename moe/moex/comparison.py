@@ -20,6 +20,7 @@ from scipy import stats
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ...probes.errors import OptionError, RunMismatchError
+from ...probes.gguf import without_progress_bars
 from ...probes.model import Model
 from ...probes.open import wrap_model
 from ...probes.results import Result, described
@@ -151,14 +152,18 @@ class _Bench:
         self.task, self.options, self.work, self._progress = task, options, work, progress
         self.half = options.training.steps // 2
         self._done = 0
-        slugs = [contestant(slug) for slug in options.contestants]
-        dense = {c.upcycled_from for c in slugs} | {c.slug for c in slugs if c.routing == "dense"}
-        full = len(dense - {"", "dense-sae"}) + sum(
-            c.trained and not c.upcycled_from and c.routing != "dense" for c in slugs
-        )
-        mixed = sum(bool(c.upcycled_from) and c.routing != "dense" for c in slugs)
-        steps = full * options.training.steps + mixed * (options.training.steps - self.half)
-        self._planned = steps * len(options.seeds)
+        self._planned = self._steps() * len(options.seeds)
+
+    def _steps(self) -> int:
+        """Optimiser steps of one seed: first halves are shared by all that start from them."""
+        chosen = [contestant(slug) for slug in self.options.contestants]
+        dense = {c.slug for c in chosen if c.routing == "dense"} | {c.upcycled_from for c in chosen}
+        first = sum(not contestant(slug).read_through_autoencoder for slug in dense - {""})
+        whole = {c.upcycled_from for c in chosen if c.read_through_autoencoder}
+        whole |= {c.slug for c in chosen if c.trained and not c.read_through_autoencoder}
+        scratch = sum(c.trained and not c.upcycled_from and c.routing != "dense" for c in chosen)
+        rest = self.options.training.steps - self.half
+        return (first + scratch) * self.half + len(whole) * rest
 
     def measured(self, of: Contestant, seed: int) -> dict[str, Any]:
         """Metrics and arrays of one contestant, read from the folder where they are there."""
@@ -228,7 +233,8 @@ class _Bench:
 
     def _keep(self, module: PreTrainedModel, folder: Path) -> None:
         part = folder.with_name(folder.name + ".part")
-        module.save_pretrained(part)
+        with without_progress_bars():
+            module.save_pretrained(part)
         self.task.tokenizer.save_pretrained(part)
         part.replace(folder)
         for checkpoint in folder.parent.glob("*.pt"):
@@ -239,7 +245,8 @@ class _Bench:
 
 
 def _loaded(folder: Path) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+    with without_progress_bars():
+        return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
 
 
 def _bind(work: Path, task: Task, options: ComparisonOptions) -> None:

@@ -128,9 +128,7 @@ def build(of: Contestant, sizes: Sizes, d_vocab: int, *, seed: int) -> PreTraine
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if of.routing == "dense":
-            made = GPT2LMHeadModel(dense_config(of, sizes, d_vocab))
-            made.loss_type = "ForCausalLM"  # transformers does not tell it from the class' name
-            return made
+            return GPT2LMHeadModel(dense_config(of, sizes, d_vocab))
         return MoexForCausalLM(mixture_config(of, sizes, d_vocab))
 
 

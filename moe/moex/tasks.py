@@ -24,7 +24,8 @@ from .training import IGNORED
 TaskName = Literal["chess", "text"]
 
 N_HELD_OUT = 400
-"""Games, or windows of text, that no model is trained on."""
+"""Games, or windows of text, that no model is trained on; a quarter where there are few."""
+LEAST_HELD_OUT = 8
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,17 @@ def chess_task(games: str | None = None, *, context: int = 160) -> Task:
     """
     tokenizer = chess_tokenizer()
     texts = [game[:context] for game in read_games(games)]
-    if len(texts) < 2 * N_HELD_OUT:
+    n_held_out = min(N_HELD_OUT, len(texts) // 4)
+    if n_held_out < LEAST_HELD_OUT:
         raise CorpusError(
-            f"At least {2 * N_HELD_OUT} games are needed, {N_HELD_OUT} of them to measure on; got "
+            f"At least {4 * LEAST_HELD_OUT} games are needed, a quarter of them to measure on; got "
             f"{len(texts)}."
         )
     rows = _padded([tokenizer(text)["input_ids"] for text in texts], context)
     where = "that come with the package" if games is None else "given"
     return Task(
-        "chess", f"{len(texts)} games {where}", tokenizer, rows[:-N_HELD_OUT],
-        rows[-N_HELD_OUT:], tuple(texts[-N_HELD_OUT:]),
+        "chess", f"{len(texts)} games {where}", tokenizer, rows[:-n_held_out],
+        rows[-n_held_out:], tuple(texts[-n_held_out:]),
     )  # fmt: skip
 
 
@@ -105,10 +107,11 @@ def text_task(corpus: Corpus | None = None, *, context: int = 160, d_vocab: int 
     held_out = [text for number, text in enumerate(found) if number % 8 == 0]
     tokenizer = text_tokenizer(teaching, size=d_vocab)
     parts = [_windows(tokenizer, texts, context) for texts in (teaching, held_out)]
-    if len(parts[0]) < N_HELD_OUT or len(parts[1]) < N_HELD_OUT // 4:
+    if min(map(len, parts)) < LEAST_HELD_OUT:
         raise CorpusError(
             f"The corpus gives {len(parts[0])} windows of {context} tokens to train on and "
-            f"{len(parts[1])} to measure on; at least {N_HELD_OUT} and {N_HELD_OUT // 4} are needed."
+            f"{len(parts[1])} to measure on (every eighth document); at least {LEAST_HELD_OUT} of each "
+            "are needed."
         )
     test = parts[1][:N_HELD_OUT]
     name = "docstrings of the standard library" if corpus is None else corpus.description

@@ -111,6 +111,7 @@ def train(
                  "losses": losses},
             )  # fmt: skip
 
+    model.loss_type = "ForCausalLM"  # transformers does not tell GPT-2's from its class' name
     model.train()
     for step in range(first + len(losses), last):
         batch = rows[_drawn(len(rows), options, step)].to(model.device)

@@ -1,6 +1,7 @@
 """One renderer per result kind."""
 
 from ..section import Renderer
+from .candidates import expert_agnosticism, expert_confirmation, expert_quantisation
 from .compared import compared_runs
 from .degeneration import attention_degeneration, source_recall
 from .dictionaries import sae_comparison
@@ -10,6 +11,7 @@ from .joint import sae_joint
 from .layers import layer_stats, next_token, self_check
 from .lens import lens
 from .massive import ablation_story, massive_activations
+from .moex import moex_comparison
 from .probes import linear_probe
 from .sinks import attention_sinks
 from .subjects import subjects
@@ -38,6 +40,10 @@ RENDERERS: dict[str, Renderer] = {
     "sae_synthetic": sae_synthetic,
     "superposition_layers": superposition_layers,
     "superposition_experiment": superposition_experiment,
+    "expert_confirmation": expert_confirmation,
+    "expert_agnosticism": expert_agnosticism,
+    "expert_quantisation": expert_quantisation,
+    "moex_comparison": moex_comparison,
     "self_check": self_check,
 }
 """Renderer by result kind; other kinds get the generic one."""
@@ -59,6 +65,9 @@ ADDED_BY = {
     "sae_comparison": "fluoroscope sae eval RUN --sae FOLDER",
     "sae_features": "fluoroscope sae features RUN --sae FOLDER",
     "superposition_layers": "fluoroscope superposition layers RUN",
+    "expert_confirmation": "fluoroscope moe profile --confirm 5",
+    "expert_agnosticism": "fluoroscope moe profile --against OTHER_TEXT",
+    "expert_quantisation": "fluoroscope moe quantise",
 }
 """Which command adds a kind of result."""
 

@@ -17,7 +17,6 @@ def rows() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("family", ["moex", "gpt2"])
-@pytest.mark.filterwarnings("ignore:.*loss_type")
 def test_an_interrupted_run_ends_where_a_whole_one_does(family: str, tmp_path) -> None:
     still = (
         {} if family == "moex" else dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
