@@ -1,17 +1,19 @@
 """Capture of all layers.*.resid_post of the embedded model to disk, against peers.
 
-    python benchmarks/capture.py [--rounds N]
+    python benchmarks/capture.py [--rounds N] [--saelens ENV]
 
 Every contestant reads the same batches of 8 x 256 tokens in float32 and writes the same rows to HDF5
 (peers with plain h5py); "bare" runs the forward pass with logits and writes nothing. Peak memory is
-measured in a process of its own per contestant. SAELens needs an environment of its own (it pins
-transformer-lens < 4) and is not part of this command; see the note it prints.
+measured in a process of its own per contestant, opening the model left out.
+
+SAELens pins transformer-lens < 4 and so needs an environment of its own, which --saelens names; where
+there is none yet, the command that makes it is printed. Its caching runner stores one site, not thirty.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
+import os
 import subprocess
 import sys
 import tempfile
@@ -22,12 +24,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
+from peak import peak_mb
 
 from fluoroscope.probes import capture_corpus, from_texts, open_corpus, open_model
 from fluoroscope.probes.batching import windows
 from fluoroscope.probes.model import Model
 
 ROWS, CONTEXT, BATCHES = 8, 256, 2
+SAELENS = "SAELens CacheActivationsRunner, 1 site of 30"
+REQUIREMENTS = ("sae-lens==6.54.12", "torch==2.13.0")
 N_TOKENS = ROWS * CONTEXT * BATCHES
 
 
@@ -143,31 +148,77 @@ CONTESTANTS = {
 }
 
 
+class SaeLens:
+    """SAELens' runner in its own environment: a process that answers commands with numbers."""
+
+    def __init__(self, environment: Path, folder: Path) -> None:
+        model = open_model()
+        ids = folder / "ids.npy"
+        np.save(ids, torch.cat(batches(model)).numpy())
+        model.module.save_pretrained(folder / "model")
+        model.tokenizer.save_pretrained(folder / "model")
+        worker = Path(__file__).with_name("saelens_worker.py")
+        command = [python_of(environment), worker, folder / "model", ids, ROWS, folder]
+        self._process = subprocess.Popen(
+            [str(part) for part in command], text=True, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        )  # fmt: skip
+
+    def ask(self, what: str) -> str:
+        """Run once; seconds or peak megabytes."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{what}\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline().strip()
+        if not answer:
+            raise SystemExit("SAELens' process ended; run benchmarks/saelens_worker.py by hand.")
+        return answer
+
+
+def python_of(environment: Path) -> Path:
+    """The interpreter of an environment; says how to make one where there is none."""
+    python = environment / "bin" / "python"
+    if not python.exists():
+        wanted = " ".join(f"'{name}'" for name in REQUIREMENTS)
+        raise SystemExit(
+            f"There is no environment at {environment}. This makes it:\n"
+            f"  {sys.executable} -m venv {environment} && {python} -m pip install {wanted}"
+        )
+    return python
+
+
 def main() -> None:
     """Run all contestants and print the table."""
     from common import console, header, interleaved, show
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--saelens", type=Path, metavar="ENV", help="environment that has SAELens")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if chosen.peak_of:
-            CONTESTANTS[chosen.peak_of](folder)()
-            sys.stdout.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024))
+            run = CONTESTANTS[chosen.peak_of](folder)
+            sys.stdout.write(str(peak_mb(run) or "-"))
             return
         header(
             "Capture of layers.*.resid_post to disk",
             batch=f"{ROWS} x {CONTEXT}", dtype="float32", tokens=N_TOKENS, rounds=chosen.rounds,
         )  # fmt: skip
-        # First: a child starts with its parent's peak, which is small before models are opened.
         peaks = {title: {"peak MB": peak_of(title)} for title in CONTESTANTS}
         runs = {title: make(folder) for title, make in CONTESTANTS.items()}
+        if chosen.saelens is not None:
+            peer = SaeLens(chosen.saelens, folder)
+            peaks[SAELENS] = {"peak MB": peer.ask("peak")}
+            runs[SAELENS] = lambda: peer.ask("time")
         times = interleaved(runs, rounds=chosen.rounds)
         show(times, work=N_TOKENS, unit="tokens", against="bare forward with logits", extra=peaks)
-        console.print("Not measured: SAELens' caching runner (needs transformer-lens < 4).")
+        if chosen.saelens is None:
+            console.print("Not measured: SAELens' caching runner; --saelens ENV adds it.")
 
 
 def peak_of(title: str) -> str:

@@ -69,10 +69,8 @@ class PatternPort(Port):
         replacement = self._show(pattern)
         if replacement is None:
             return output, weights
-        groups = query.shape[1] // value.shape[1]
-        values = repeat(value, "b h k d -> b (h g) k d", g=groups)
-        edited = torch.einsum("bhqk,bhkd->bqhd", replacement.to(values.dtype), values)
-        return edited.contiguous(), replacement
+        edited = with_pattern(replacement, value)
+        return edited.transpose(1, 2).contiguous(), replacement
 
     def _is_causal(self, kwargs: dict[str, Any]) -> bool:
         asked = kwargs.get("is_causal")
@@ -124,6 +122,15 @@ def attention_probabilities(
         allowed = torch.ones(n_query, n_key, dtype=torch.bool, device=scores.device).tril()
         scores = scores.masked_fill(~allowed, -torch.inf)
     return scores.softmax(dim=-1).nan_to_num(0.0)
+
+
+def with_pattern(
+    pattern: Float[Tensor, "batch heads query key"],
+    value: Float[Tensor, "batch kv_heads key d_head"],
+) -> Float[Tensor, "batch heads query d_head"]:
+    """What attention gives with these probabilities, in the values' type."""
+    values = repeat(value, "b h k d -> b (h g) k d", g=pattern.shape[1] // value.shape[1])
+    return torch.einsum("bhqk,bhkd->bhqd", pattern.to(values.dtype), values)
 
 
 def pattern_source(module: PreTrainedModel) -> str:

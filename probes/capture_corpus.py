@@ -24,6 +24,7 @@ from .ranks import Rank, this_rank, wait_until
 from .rows import Mask
 from .runfile import Provenance, Run, RunWriter, create_run, link_parts, open_run, remove_run
 from .runfile.schema import STORED
+from .runfile.writer import SHARD_BYTES
 from .sites import Site
 
 Progress = Callable[[int, int, str], None]
@@ -180,10 +181,12 @@ def _capture_part(
         writer.set_axes({site.name: site.axes[2:] for site in sites})
         done = writer.n_documents
         tokens = 0
-        for batch in batches:
+        for number, batch in enumerate(batches):
             if done >= len(batch.windows):
                 done -= len(batch.windows)
             else:
+                if not writer.is_expecting:
+                    writer.expect(_shard_rows(batches[number:], sites, dtype, skip=done))
                 _capture_batch(model, sites, batch, writer, dtype, skip=done)
                 done = 0
             tokens += batch.n_tokens
@@ -201,26 +204,46 @@ def _capture_batch(
     *,
     skip: int,
 ) -> None:
-    """Run one batch and append its windows from number `skip` on (the others are in the file)."""
+    """Run one batch and append its windows from number `skip` on (the others are in the file).
+
+    Every site's rows go to the writer at the moment they are computed.
+    """
     names = [site.name for site in sites]
     mask = batch.mask
-    rows = Mask(mask) if batch.is_padded else "all"
     options = {"attention_mask": mask.long().to(model.device)} if batch.is_padded else {}
     pad_id = int(batch.windows[0].ids[0])
-    with (
-        torch.inference_mode(),
-        capture(model, *names, rows=rows, dtype=dtype, device="cpu", stop_early=True) as acts,
-    ):
-        model(batch.ids(pad_id), use_cache=False, **options)
     kept = batch.windows[skip:]
     first = sum(len(window.ids) for window in batch.windows[:skip])
-    flat = {name: acts[name] if batch.is_padded else acts[name].flatten(0, 1) for name in names}
+
+    def keep(site: str, rows: torch.Tensor) -> None:
+        flat = (rows if batch.is_padded else rows.flatten(0, 1))[first:]
+        writer.put(site, torch.empty(flat.shape, dtype=dtype).copy_(flat))
+
+    with (
+        torch.inference_mode(),
+        capture(
+            model, *names, rows=Mask(mask) if batch.is_padded else "all", sink=keep, stop_early=True
+        ),
+    ):
+        model(batch.ids(pad_id), use_cache=False, **options)
     writer.append(
         [window.name for window in kept],
         [window.index for window in kept],
         [window.ids for window in kept],
-        {name: values[first:] for name, values in flat.items()},
     )
+
+
+def _shard_rows(
+    batches: Sequence[Batch], sites: tuple[Site, ...], dtype: torch.dtype, *, skip: int
+) -> int:
+    """Rows of the next shard: whole batches until it is large enough, less what is in the file."""
+    row_bytes = sum(site.width or 0 for site in sites) * STORED[dtype].itemsize
+    n_rows = 0
+    for batch in batches:
+        n_rows += batch.n_tokens
+        if n_rows * row_bytes >= SHARD_BYTES:
+            break
+    return n_rows - sum(len(window.ids) for window in batches[0].windows[:skip])
 
 
 def _require_rows(sites: Iterable[Site]) -> None:

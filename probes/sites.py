@@ -32,6 +32,7 @@ from .attention import PatternPort, dispatches
 from .errors import UnknownSiteError
 from .experts import ExpertsPort, RouterPort
 from .families import Family, Place
+from .inline_attention import InlinePatternPort, attends_inline
 from .ports import ModulePort, Port, Visit
 
 LAYER_KINDS = (
@@ -208,8 +209,8 @@ def map_sites(module: PreTrainedModel, family: Family) -> SiteMap:
     }
     if not any(site.kind == "attn.pattern" for site in sites):
         why["attn.pattern"] = (
-            f"attention of {type(module).__name__} has no dispatcher where its probabilities "
-            "could be read."
+            f"attention of {type(module).__name__} runs neither through transformers' dispatcher nor "
+            "through torch's scaled dot-product attention, where its probabilities could be read."
         )
     return SiteMap(
         sites,
@@ -231,6 +232,8 @@ def _ports(layer: nn.Module, family: Family) -> dict[str, Port]:
     attention = _find(layer, family.attention)
     if attention is not None and dispatches(attention):
         ports["attn.pattern"] = PatternPort(attention)
+    elif attention is not None and attends_inline(attention):
+        ports["attn.pattern"] = InlinePatternPort(attention)
     experts, router = _find(layer, family.experts), _find(layer, family.router)
     block = _find(layer, family.block)
     if experts is not None and router is not None and block is not None:

@@ -61,6 +61,9 @@ TINY_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     "falcon sequential": lambda: hf.FalconConfig(
         **COMMON, parallel_attn=False, multi_query=False, bias=False
     ),
+    "falcon alibi": lambda: hf.FalconConfig(
+        **COMMON, parallel_attn=False, multi_query=False, alibi=True, bias=False
+    ),
     "starcoder2": lambda: hf.Starcoder2Config(**GQA, residual_dropout=0.0, embedding_dropout=0.0),
     "stablelm": lambda: hf.StableLmConfig(**COMMON, num_key_value_heads=4),
     "stablelm parallel": lambda: hf.StableLmConfig(

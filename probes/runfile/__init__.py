@@ -1,10 +1,11 @@
 """The run file: one HDF5 file per run, the interface between the rooms."""
 
 from .activations import Activations
+from .create import create_run, link_parts, remove_run
 from .provenance import Provenance
 from .reader import Run, Tokens, open_run
 from .verify import VerifyReport
-from .writer import RunWriter, create_run, link_parts, remove_run
+from .writer import RunWriter
 
 __all__ = [
     "Activations",

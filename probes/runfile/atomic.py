@@ -26,10 +26,24 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
     try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with telling_when_full(path):
+            yield partial
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def telling_when_full(path: Path) -> Iterator[None]:
+    """Say in our own words that the disk is full while `path` is being made.
+
+    Raises:
+        IncompleteError: The disk is full.
+    """
+    try:
+        yield
     except (OSError, RuntimeError) as error:  # HDF5 reports a failed flush as RuntimeError
         if is_disk_full(error):
             raise IncompleteError(
@@ -37,8 +51,6 @@ def replacing(path: Path) -> Iterator[Path]:
                 "kept. Free space and run the same command again; it picks up there."
             ) from error
         raise
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -1,8 +1,9 @@
 """Writing a run file: documents go in, shards come out, nothing committed is ever lost.
 
-Rows are collected in memory up to a shard's size and handed to a background thread that writes the
-shard, renames it and replaces the main file, while the model goes on computing. After `kill -9` at
-any moment the run file opens and holds every committed row.
+A background thread writes shards, renames them and replaces the main file, while the model goes on
+computing. Rows come with their documents (`append`) and are collected up to a shard's size; or, where
+it is known how many there will be (`expect`), site by site as they are computed (`put`), and reach the
+disk at once. After `kill -9` at any moment the run file opens and holds every committed row.
 """
 
 from __future__ import annotations
@@ -10,24 +11,22 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-import h5py
 import numpy as np
 import torch
 from jaxtyping import Int
 
-from ..errors import FluoroscopeError, OptionError, RunExistsError, RunFileError, RunMismatchError
+from ..errors import FluoroscopeError, OptionError, RunFileError
 from ..vocabulary import Vocabulary
-from .atomic import PARTIAL, is_disk_full, sole_writer
-from .h5 import array, subgroup
+from .atomic import sole_writer
+from .filling import FillingShard
 from .mainfile import shard_folder, write_main
 from .provenance import Provenance
-from .reader import open_run
-from .shards import Pending, Shard, read_shard, write_shard
+from .shards import Documents, Shard
 
 SHARD_BYTES = 128 * 2**20
 COMMIT_EVERY_S = 60.0
@@ -37,7 +36,7 @@ class RunWriter:
     """A run file being written. Made by `create_run`; use it as a context manager.
 
     Attributes:
-        stall_s: Seconds `append` had to wait for the disk.
+        stall_s: Seconds the caller had to wait for the disk.
     """
 
     def __init__(
@@ -53,11 +52,15 @@ class RunWriter:
         self.path, self.stall_s = path, 0.0
         self._provenance, self._shards = provenance, shards
         self._shard_bytes, self._commit_every_s = shard_bytes, commit_every_s
-        self._prefix, self._n_committed = prefix, 0
-        self._pending, self._started = Pending(), time.monotonic()
+        self._prefix, self._n_committed, self._n_shards = prefix, 0, len(shards)
+        self._documents, self._started = Documents(), time.monotonic()
+        self._collected: dict[str, list[torch.Tensor]] = {}
+        self._filling: FillingShard | None = None
+        self._put: dict[str, int] = {}
         self._axes: dict[str, tuple[str, ...]] = {}
         self._vocabulary: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
-        self._full: queue.Queue[Pending | None] = queue.Queue(maxsize=1)
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], None], int] | None] = queue.SimpleQueue()
+        self._room, self._waiting_bytes = threading.Condition(), 0
         self._failure: BaseException | None = None
         self._closing = ExitStack()
         self._thread = threading.Thread(target=self._work, name="fluoroscope-writer", daemon=True)
@@ -101,12 +104,50 @@ class RunWriter:
         """Documents committed: the main file links them, whatever happens next."""
         return self._n_committed
 
+    @property
+    def is_expecting(self) -> bool:
+        """Whether a shard is open whose rows come through `put`."""
+        return self._filling is not None
+
+    def expect(self, n_rows: int) -> None:
+        """Say that the next documents, `n_rows` tokens in all, make one shard.
+
+        Their rows come through `put`. The shard ends with the last of them, or earlier where a commit
+        falls due; `is_expecting` tells.
+
+        Args:
+            n_rows: Rows of every site in that shard.
+        """
+        self.commit()
+        self._filling, self._put = self._next_shard(n_rows), {}
+
+    def put(self, site: str, rows: torch.Tensor) -> None:
+        """Hand over rows of one site, before `append` names the documents they belong to.
+
+        Args:
+            site: Site name.
+            rows: Rows after those handed over before; kept until written, must not be changed.
+
+        Raises:
+            OptionError: No shard is expected, or it has no room for so many.
+            RunFileError: Writing failed since the last call.
+            IncompleteError: The disk is full; what was committed is kept.
+        """
+        self._raise_failure()
+        filling = self._filling
+        held = self._put.get(site, 0) + len(rows)
+        if filling is None or held > filling.n_rows:
+            said = 0 if filling is None else filling.n_rows
+            raise OptionError(f"{site} gets row {held} where {said} were expected; call expect.")
+        self._put[site] = held
+        self._hand_over(lambda: filling.write(site, rows), rows.numel() * rows.element_size())
+
     def append(
         self,
         names: Sequence[str],
         index: Sequence[int],
         ids: Sequence[Int[np.ndarray, " _"]],
-        activations: dict[str, torch.Tensor],
+        activations: dict[str, torch.Tensor] | None = None,
     ) -> None:
         """Add whole documents.
 
@@ -115,7 +156,7 @@ class RunWriter:
             index: Number of each in the corpus.
             ids: Token ids of each.
             activations: For every site the rows of all these documents, in order. The tensors are
-                kept until written and must not be changed.
+                kept until written and must not be changed. None where they came through `put`.
 
         Raises:
             OptionError: A site has another number of rows than there are tokens.
@@ -124,24 +165,33 @@ class RunWriter:
         """
         self._raise_failure()
         n_tokens = sum(len(document) for document in ids)
-        for site, rows in activations.items():
-            if len(rows) != n_tokens:
-                raise OptionError(
-                    f"{site} has {len(rows)} rows for {n_tokens} tokens; give one each."
-                )
-        self._pending.add(list(names), list(index), [np.asarray(i) for i in ids], activations)
+        if activations is None:
+            n_tokens += self._documents.n_rows
+            counts = self._put
+        else:
+            if self.is_expecting:
+                self.commit()
+            counts = {site: len(rows) for site, rows in activations.items()}
+        for site, count in counts.items():
+            if count != n_tokens:
+                raise OptionError(f"{site} has {count} rows for {n_tokens} tokens; give one each.")
+        self._documents.add(names, index, ids)
+        for site, rows in (activations or {}).items():
+            self._collected.setdefault(site, []).append(rows)
         late = time.monotonic() - self._started > self._commit_every_s
-        if self._pending.n_bytes >= self._shard_bytes or late:
+        if late or self._is_full():
             self.commit()
 
     def commit(self) -> None:
         """Hand what was collected to the background thread; it is committed when that is done."""
         self._raise_failure()
-        if self._pending.names:
-            waiting = time.monotonic()
-            self._full.put(self._pending)
-            self.stall_s += time.monotonic() - waiting
-            self._pending = Pending()
+        documents, filling, collected = self._documents, self._filling, self._collected
+        self._documents, self._filling, self._collected = Documents(), None, {}
+        if documents.names:
+            shard = filling or self._next_shard(documents.n_rows)
+            self._hand_over(lambda: self._finish(shard, documents, collected), _bytes(collected))
+        elif filling is not None:
+            self._hand_over(filling.abandon, 0)
         self._started = time.monotonic()
 
     def close(self, *, complete: bool = True) -> None:
@@ -156,22 +206,53 @@ class RunWriter:
         """
         if self._failure is None:
             self.commit()
-        self._full.put(None)
+        self._jobs.put(None)
         self._thread.join()
         self._raise_failure()
         self._write_main(complete=complete)
 
+    def _next_shard(self, n_rows: int) -> FillingShard:
+        path = shard_folder(self.path) / f"{self._prefix}{self._n_shards:05d}.h5"
+        self._n_shards += 1
+        return FillingShard(path, n_rows, self._axes)
+
+    def _is_full(self) -> bool:
+        if self._filling is not None:
+            return self._documents.n_rows == self._filling.n_rows
+        return _bytes(self._collected) >= self._shard_bytes
+
+    def _hand_over(self, job: Callable[[], None], n_bytes: int) -> None:
+        """Queue a job of the background thread; wait while too many bytes are in the queue."""
+        waiting = time.monotonic()
+        with self._room:
+            while self._waiting_bytes and self._waiting_bytes + n_bytes > self._shard_bytes:
+                self._room.wait()
+            self._waiting_bytes += n_bytes
+        self.stall_s += time.monotonic() - waiting
+        self._jobs.put((job, n_bytes))
+
     def _work(self) -> None:
-        while (pending := self._full.get()) is not None:
-            if self._failure is not None:
-                continue
+        while (handed := self._jobs.get()) is not None:
+            job, n_bytes = handed
             try:
-                name = f"{self._prefix}{len(self._shards):05d}.h5"
-                shard = write_shard(shard_folder(self.path) / name, pending, self._axes)
-                self._shards.append(shard)
-                self._write_main(complete=False)
+                if self._failure is None:
+                    job()
             except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
                 self._failure = error
+            finally:
+                del job, handed
+                with self._room:
+                    self._waiting_bytes -= n_bytes
+                    self._room.notify_all()
+
+    def _finish(
+        self, shard: FillingShard, documents: Documents, rows: dict[str, list[torch.Tensor]]
+    ) -> None:
+        for site, values in rows.items():
+            for value in values:
+                shard.write(site, value)
+        self._shards.append(shard.finish(documents))
+        self._write_main(complete=False)
 
     def _write_main(self, *, complete: bool) -> None:
         write_main(
@@ -194,118 +275,5 @@ class RunWriter:
         ) from self._failure
 
 
-def create_run(
-    path: str | Path,
-    *,
-    provenance: Provenance,
-    resume: bool = True,
-    overwrite: bool = False,
-    shard_bytes: int = SHARD_BYTES,
-    commit_every_s: float = COMMIT_EVERY_S,
-    prefix: str = "",
-) -> RunWriter:
-    """Start a run file, or go on with one.
-
-    Args:
-        path: Where; rows go to `<name>.shards` beside it.
-        provenance: Where the run comes from.
-        resume: Whether a file with the same provenance is continued.
-        overwrite: Whether a file that is there is deleted first.
-        shard_bytes: A shard is finished when it holds this much.
-        commit_every_s: ... or this long after the last.
-        prefix: Start of shard names; ranks that write side by side have one each.
-
-    Raises:
-        RunExistsError: There is a file, and it may be neither continued nor overwritten.
-        RunMismatchError: It came from another model, corpus or setting; the differences are named.
-        RunFileError: The path cannot be written, or another process is writing it.
-    """
-    path = Path(path)
-    folder = shard_folder(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        if is_disk_full(error):
-            raise
-        raise RunFileError(f"{path} cannot be written: {error}. Choose another place.") from error
-    shards: list[Shard] = []
-    if overwrite:
-        remove_run(path)
-        folder.mkdir(exist_ok=True)
-    elif path.exists():
-        shards, provenance = _continue(path, provenance, resume=resume)
-    for stale in (*folder.glob(f"*{PARTIAL}"), *path.parent.glob(f"{path.name}.*{PARTIAL}")):
-        stale.unlink(missing_ok=True)
-    listed = {shard.file for shard in shards}
-    for orphan in folder.glob(f"{prefix}*.h5"):
-        if orphan.name not in listed:
-            orphan.unlink()
-    return RunWriter(
-        path,
-        provenance,
-        shards,
-        shard_bytes=shard_bytes,
-        commit_every_s=commit_every_s,
-        prefix=prefix,
-    )
-
-
-def remove_run(path: Path) -> None:
-    """Delete a run file and its shards, and nothing else."""
-    path.unlink(missing_ok=True)
-    folder = shard_folder(path)
-    if folder.is_dir():
-        for file in folder.iterdir():
-            if file.suffix == ".h5" or file.name.endswith(PARTIAL):
-                file.unlink()
-        folder.rmdir()
-
-
-def link_parts(
-    path: Path, parts: Sequence[Path], provenance: Provenance, *, complete: bool
-) -> None:
-    """Make one run file of what several ranks wrote, by linking their shards; no row is copied.
-
-    Args:
-        path: The run file to make.
-        parts: Run files of the ranks, in rank order, beside `path`; removed once linked.
-        provenance: Where the whole comes from.
-        complete: Whether all parts are.
-    """
-    folder = shard_folder(path)
-    folder.mkdir(exist_ok=True)
-    shards: list[Shard] = []
-    vocabulary = None
-    for part in parts:
-        with h5py.File(part, "r") as file:
-            if "vocabulary" in file:
-                held = subgroup(file, "vocabulary")
-                vocabulary = (array(held, "bytes"), array(held, "offsets"), array(held, "special"))
-        for source in sorted(shard_folder(part).glob("*.h5")):
-            target = folder / source.name
-            target.unlink(missing_ok=True)
-            target.hardlink_to(source)
-            shards.append(read_shard(target))
-    write_main(path, provenance, shards, complete=complete, vocabulary=vocabulary)
-    for part in parts:
-        remove_run(part)
-
-
-def _continue(
-    path: Path, provenance: Provenance, *, resume: bool
-) -> tuple[list[Shard], Provenance]:
-    if not resume:
-        raise RunExistsError(
-            f"{path.name} exists already. Choose another name, resume=True to go on with it, or "
-            "overwrite=True (--overwrite) to start afresh."
-        )
-    run = open_run(path)
-    differences = run.provenance.differences(provenance)
-    if differences:
-        raise RunMismatchError(
-            f"{path.name} cannot be continued, it came from something else: "
-            f"{'; '.join(differences[:5])}. Choose another name, or overwrite=True (--overwrite)."
-        )
-    folder = shard_folder(path)
-    return [read_shard(folder / entry["file"]) for entry in run.shards], run.provenance
+def _bytes(collected: dict[str, list[torch.Tensor]]) -> int:
+    return sum(v.numel() * v.element_size() for values in collected.values() for v in values)

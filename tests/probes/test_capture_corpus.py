@@ -11,7 +11,7 @@ import torch
 
 from fluoroscope.probes import capture, capture_corpus, from_texts, open_run, wrap_model
 from fluoroscope.probes.errors import OptionError, RunMismatchError
-from fluoroscope.probes.runfile import Run
+from fluoroscope.probes.runfile import Run, RunWriter
 from tests.families import tiny_module
 from tests.tokenizers_ import byte_tokenizer
 
@@ -50,6 +50,34 @@ def test_rows_equal_single_forward_passes(tmp_path: Path) -> None:
             torch.testing.assert_close(rows, acts[site][0], rtol=1e-4, atol=1e-5)
     assert run.provenance.settings["bos"] == "auto"
     assert run.complete
+
+
+def test_nothing_above_the_last_site_runs(tmp_path: Path) -> None:
+    model, corpus = model_and_corpus()
+    ran: list[str] = []
+    for name, part in model.module.named_modules():
+        part.register_forward_hook(lambda *_, name=name: ran.append(name))
+    capture_corpus(model, corpus, "layers.1.mlp.hidden", tmp_path / "r.h5", n_tokens=64)
+    assert "model.layers.1.mlp.up_proj" in ran
+    above = ("model.layers.1.mlp.down_proj", "model.layers.2", "model.norm", "lm_head")
+    assert not [name for name in ran if name.startswith(above)]
+
+
+def test_rows_reach_the_writer_while_the_pass_still_runs(tmp_path: Path, monkeypatch) -> None:
+    """The first layer's rows are handed over before the last layer is computed."""
+    seen: list[str] = []
+    model, corpus = model_and_corpus()
+    model.module.model.layers[2].register_forward_pre_hook(lambda *_: seen.append("layer 2 begins"))
+    put = RunWriter.put
+
+    def spy(writer: RunWriter, site: str, rows: torch.Tensor) -> None:
+        seen.append(site)
+        put(writer, site, rows)
+
+    monkeypatch.setattr(RunWriter, "put", spy)
+    capture_corpus(model, corpus, "layers.*.resid_post", tmp_path / "r.h5", n_tokens=16)
+    assert seen[:2] == ["layers.0.resid_post", "layers.1.resid_post"]
+    assert seen[2:4] == ["layer 2 begins", "layers.2.resid_post"]
 
 
 @pytest.mark.parametrize("after", [1, 3])

@@ -236,6 +236,78 @@ def test_rows_and_tokens_must_agree(tmp_path: Path) -> None:
             writer.append(["d"], [0], [ids_of(1)], {"x": torch.zeros(1, 4)})
 
 
+def put_all(writer, number: int) -> None:
+    for site, rows in rows_of(number).items():
+        writer.put(site, rows)
+
+
+def test_rows_that_come_before_their_documents_make_the_shard_that_was_announced(
+    tmp_path: Path,
+) -> None:
+    whole = write(tmp_path / "whole.h5", shard_bytes=60)
+    with create_run(tmp_path / "r.h5", provenance=ORIGIN) as writer:
+        for announced in ((0, 1, 2), (3, 4, 5)):
+            writer.expect(sum(number + 1 for number in announced))
+            for number in announced:
+                assert writer.is_expecting
+                put_all(writer, number)
+                writer.append([f"d{number}"], [number], [ids_of(number)])
+            assert not writer.is_expecting, "the shard ends with the last row announced"
+        writer.close()
+    run = open_run(tmp_path / "r.h5")
+    assert [shard["n_rows"] for shard in run.shards] == [6, 15]
+    assert run.verify().ok
+    assert run.tokens.names == whole.tokens.names
+    for site in ("x", "y"):
+        assert torch.equal(run.activations[site].read(), whole.activations[site].read())
+
+
+def test_a_shard_that_ends_early_holds_whole_documents_only(tmp_path: Path) -> None:
+    with create_run(tmp_path / "r.h5", provenance=ORIGIN) as writer:
+        writer.expect(100)
+        for number in range(3):
+            put_all(writer, number)
+            writer.append([f"d{number}"], [number], [ids_of(number)])
+        writer.put("x", rows_of(3)["x"])  # its document never comes
+    run = open_run(tmp_path / "r.h5")
+    assert not run.complete
+    assert run.verify().ok
+    for site in ("x", "y"):
+        assert torch.equal(run.activations[site].read(), expected(site, 3))
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_shard_without_documents_leaves_nothing(tmp_path: Path) -> None:
+    with create_run(tmp_path / "r.h5", provenance=ORIGIN) as writer:
+        writer.expect(100)
+        put_all(writer, 3)
+    assert open_run(tmp_path / "r.h5").tokens.n_documents == 0
+    assert not list((tmp_path / "r.shards").iterdir())
+
+
+def test_rows_must_be_announced_and_agree_with_their_documents(tmp_path: Path) -> None:
+    with create_run(tmp_path / "r.h5", provenance=ORIGIN) as writer:
+        with pytest.raises(OptionError, match="x gets row 1 where 0 were expected; call expect"):
+            writer.put("x", torch.zeros(1, 4))
+        writer.expect(3)
+        with pytest.raises(OptionError, match="x gets row 4 where 3 were expected"):
+            writer.put("x", torch.zeros(4, 4))
+        writer.put("x", torch.zeros(1, 4))
+        with pytest.raises(OptionError, match="x has 1 rows for 2 tokens"):
+            writer.append(["d"], [0], [ids_of(1)])
+
+
+def test_a_slow_model_commits_in_time_within_a_shard(tmp_path: Path) -> None:
+    with create_run(tmp_path / "r.h5", provenance=ORIGIN, commit_every_s=0.0) as writer:
+        writer.expect(100)
+        put_all(writer, 0)
+        writer.append(["d0"], [0], [ids_of(0)])
+        assert not writer.is_expecting
+        while writer.n_documents < 1:
+            time.sleep(0.01)
+    assert open_run(tmp_path / "r.h5").verify().ok
+
+
 def test_a_full_disk_keeps_what_was_committed(tmp_path: Path) -> None:
     """A file-size limit stands in for the disk: the second shard does not fit."""
     root = str(Path(__file__).resolve().parents[3])
