@@ -11,7 +11,7 @@ from .acceptance import (
     default_rule,
 )
 from .beliefs import Beliefs
-from .cost import CostCurve, cost_curve
+from .cost import CostCurve, choose_layout, cost_curve, forget_curve
 from .custom_generate import as_custom_generate
 from .drafter import Drafter, Observation
 from .drafters.aded import Aded
@@ -24,9 +24,10 @@ from .drafters.rsd import RsdConstant, RsdStochastic
 from .drafters.stand import Stand
 from .drafters.suffix import SuffixDecoding
 from .drafters.token_recycling import TokenRecycling
-from .engine import About, Engine, State
+from .engine import About, Engine, EngineOptions, State
 from .errors import DraftError, LearnedError, PromptError, RollBackError, UnknownEngineError
 from .generation import Generation, Stats
+from .layout import LAYOUTS, laid_out, layouts_for
 from .learned import load_learned, save_learned
 from .plain import Plain
 from .registry import engine_class, engines, generate, make_engine, register
@@ -41,6 +42,7 @@ from .trace import Emitted, Node, Step, Trace
 from .tree import ROOT, DraftTree, SparseProbs, TreeBuilder
 
 __all__ = [
+    "LAYOUTS",
     "ROOT",
     "ROW_KINDS",
     "RULES",
@@ -57,6 +59,7 @@ __all__ = [
     "DySpec",
     "Emitted",
     "Engine",
+    "EngineOptions",
     "Generation",
     "Hybrid",
     "KSequence",
@@ -92,11 +95,15 @@ __all__ = [
     "UnknownEngineError",
     "Verdict",
     "as_custom_generate",
+    "choose_layout",
     "cost_curve",
     "default_rule",
     "engine_class",
     "engines",
+    "forget_curve",
     "generate",
+    "laid_out",
+    "layouts_for",
     "load_learned",
     "make_engine",
     "register",
