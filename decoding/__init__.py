@@ -11,7 +11,7 @@ from .acceptance import (
     default_rule,
 )
 from .beliefs import Beliefs
-from .cost import CostCurve, cost_curve
+from .cost import CostCurve, choose_layout, cost_curve, forget_curve
 from .custom_generate import as_custom_generate
 from .drafter import Drafter, Observation
 from .drafters.aded import Aded
@@ -25,9 +25,10 @@ from .drafters.sequoia import Sequoia
 from .drafters.stand import Stand, fit_template
 from .drafters.suffix import SuffixDecoding
 from .drafters.token_recycling import TokenRecycling
-from .engine import About, Engine, State
+from .engine import About, Engine, EngineOptions, State
 from .errors import DraftError, LearnedError, PromptError, RollBackError, UnknownEngineError
 from .generation import Generation, Stats
+from .layout import LAYOUTS, laid_out, layouts_for
 from .learned import load_learned, save_learned
 from .plain import Plain
 from .registry import engine_class, engines, generate, make_engine, register
@@ -42,6 +43,7 @@ from .trace import Emitted, Node, Step, Trace
 from .tree import ROOT, DraftTree, SparseProbs, TreeBuilder
 
 __all__ = [
+    "LAYOUTS",
     "ROOT",
     "ROW_KINDS",
     "RULES",
@@ -58,6 +60,7 @@ __all__ = [
     "DySpec",
     "Emitted",
     "Engine",
+    "EngineOptions",
     "Generation",
     "Hybrid",
     "KSequence",
@@ -94,12 +97,16 @@ __all__ = [
     "UnknownEngineError",
     "Verdict",
     "as_custom_generate",
+    "choose_layout",
     "cost_curve",
     "default_rule",
     "engine_class",
     "engines",
     "fit_template",
+    "forget_curve",
     "generate",
+    "laid_out",
+    "layouts_for",
     "load_learned",
     "make_engine",
     "register",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from .sampling import Sampler
@@ -38,6 +38,35 @@ class Beliefs:
         self.logits, self.tree, self.sampler = logits, tree, sampler
         self._text = text
         self._likeliest: list[int] | None = None
+
+    @cached_property
+    def _norms(self) -> Float[Tensor, " rows"]:
+        """Log of the sum of exponentials of each row."""
+        return self.logits.float().logsumexp(-1)
+
+    def log_prob(self, nodes: Sequence[int], tokens: Sequence[int]) -> Float[Tensor, " n"]:
+        """The target's own log-probability of one token after each of some nodes."""
+        rows = [node + 1 for node in nodes]
+        return self.logits[rows, list(tokens)].float() - self._norms[rows]
+
+    def likeliest(
+        self, nodes: Sequence[int], n: int
+    ) -> tuple[Int64[Tensor, "nodes n"], Float[Tensor, "nodes n"]]:
+        """The n likeliest tokens after each of some nodes, and their probabilities, best first.
+
+        The target's own probabilities, before any processor.
+        """
+        rows = [node + 1 for node in nodes]
+        top = self.logits[rows].float().topk(min(n, self.d_vocab), dim=-1)
+        return top.indices, (top.values - self._norms[rows, None]).exp()
+
+    @cached_property
+    def entropies(self) -> Float[Tensor, " rows"]:
+        """Entropy of the target's own distribution in each row, nats; impossible tokens add nothing."""
+        logits = self.logits.float()
+        probs = logits.softmax(-1)
+        mean = (probs * logits.clamp(min=torch.finfo(logits.dtype).min)).sum(-1)
+        return (self._norms - mean).clamp(min=0)
 
     @cached_property
     def log_probs(self) -> Float[Tensor, "rows d_vocab"]:

@@ -1,13 +1,22 @@
 """What a forward pass over several rows costs on this machine.
 
 Measured on chains behind a short text; a branching draft adds a mask, which costs little beside a row.
+Curves of models opened from files are kept in the cache folder, one file per machine, weights, data
+type, layout, threads and library version, and measured anew when a file is older than `MAX_AGE` or was
+found wrong (`forget_curve`). Curves of models made in memory are kept as long as the model.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import platform
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -15,11 +24,16 @@ import torch
 from torch import nn
 
 from ..probes import Model
+from ..probes.modelcache import cache_folder
+from .errors import RollBackError
+from .layout import Layout, laid_out, layouts_for
 from .target import Target
 
-ROWS = (1, 2, 4, 8, 16, 32, 64)
-N_TEXT = 32
-_curves: WeakKeyDictionary[nn.Module, CostCurve] = WeakKeyDictionary()
+ROWS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 64)
+N_TEXT = 128
+MAX_AGE = 30 * 24 * 3600.0
+"""Seconds that a kept curve is trusted."""
+_curves: WeakKeyDictionary[nn.Module, dict[Layout, CostCurve]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -37,30 +51,66 @@ class CostCurve:
         return self.times[-1] + slope * (rows - self.rows[-1])
 
 
-def cost_curve(model: Model) -> CostCurve:
-    """The model's curve, measured once and remembered with it."""
-    if model.module not in _curves:
-        _curves[model.module] = _measure(model, ROWS)
-    return _curves[model.module]
+def cost_curve(model: Model, layout: Layout = "plain") -> CostCurve:
+    """The model's curve in a layout: remembered, read from its file, or measured.
+
+    Raises:
+        RollBackError: The model's state cannot be cut back, so it cannot be measured so.
+    """
+    known = _curves.setdefault(model.module, {})
+    if layout not in known:
+        place = _file(model, layout)
+        kept = _read(place)
+        known[layout] = kept or _measure(model, layout, ROWS)
+        if kept is None:
+            _write(place, known[layout])
+    return known[layout]
+
+
+def forget_curve(model: Model, layout: Layout) -> None:
+    """The curve was found wrong; the next `cost_curve` measures."""
+    _curves.get(model.module, {}).pop(layout, None)
+    place = _file(model, layout)
+    if place is not None:
+        place.unlink(missing_ok=True)
+
+
+def choose_layout(model: Model) -> Layout:
+    """The layout that makes passes over one to sixteen rows cheapest here, by measurement.
+
+    Models that cannot be measured so keep their own.
+    """
+    choices = layouts_for(model.module)
+    if len(choices) == 1:
+        return choices[0]
+    try:
+        return min(choices, key=lambda layout: _typical(cost_curve(model, layout)))
+    except RollBackError:
+        return "plain"
+
+
+def _typical(curve: CostCurve) -> float:
+    return curve.seconds(1) + curve.seconds(4) + curve.seconds(16)
 
 
 @torch.inference_mode()
-def _measure(model: Model, sizes: Sequence[int]) -> CostCurve:
-    target = Target(model, rolls_back=True)
-    limit = target.max_length or N_TEXT + max(sizes)
-    n_text = max(1, min(N_TEXT, limit // 2))
-    fitting = [size for size in sizes if n_text + size <= limit]
-    target.prefill(torch.zeros(n_text, dtype=torch.int64))
-    times = []
-    for size in fitting:
-        best = float("inf")
-        for _ in range(3):
-            started = time.perf_counter()
-            target.feed([0] * size, range(-1, size - 1))
-            _wait(model.device)
-            best = min(best, time.perf_counter() - started)
-            target.commit([])
-        times.append(best)
+def _measure(model: Model, layout: Layout, sizes: Sequence[int]) -> CostCurve:
+    with laid_out(model.module, layout):
+        target = Target(model, rolls_back=True)
+        limit = target.max_length or N_TEXT + max(sizes)
+        n_text = max(1, min(N_TEXT, limit // 2))
+        fitting = [size for size in sizes if n_text + size <= limit]
+        target.prefill(torch.zeros(n_text, dtype=torch.int64))
+        times = []
+        for size in fitting:
+            best = float("inf")
+            for _ in range(3):
+                started = time.perf_counter()
+                target.feed([0] * size, range(-1, size - 1))
+                _wait(model.device)
+                best = min(best, time.perf_counter() - started)
+                target.commit([])
+            times.append(best)
     return CostCurve(tuple(fitting), tuple(np.maximum.accumulate(times).tolist()))
 
 
@@ -68,3 +118,59 @@ def _wait(device: torch.device) -> None:
     """Let the device finish what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _file(model: Model, layout: Layout) -> Path | None:
+    """Where the curve is kept; None for a model that was made in memory."""
+    if not model.is_from_files:
+        return None
+    key = {
+        "machine": _machine(model.device),
+        "weights": model.weights_digest,
+        "dtype": str(model.dtype),
+        "attention": str(model.config._attn_implementation),
+        "layout": layout,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "rows": ROWS,
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return cache_folder() / "costs" / f"{digest[:32]}.json"
+
+
+def _machine(device: torch.device) -> str:
+    """Processor and number of cores, or the graphics card."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
+    return f"{platform.machine()} {platform.processor()} {sorted(names)} x {os.cpu_count()}"
+
+
+def _read(place: Path | None) -> CostCurve | None:
+    """A kept curve, unless there is none, it is too old, or the file is damaged."""
+    try:
+        if place is None or time.time() - place.stat().st_mtime > MAX_AGE:
+            return None
+        held = json.loads(place.read_text(encoding="utf-8"))
+        rows, times = tuple(map(int, held["rows"])), tuple(map(float, held["times"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    sound = len(rows) == len(times) > 0 and min(times) > 0 and sorted(rows) == list(rows)
+    return CostCurve(rows, times) if sound else None
+
+
+def _write(place: Path | None, curve: CostCurve) -> None:
+    """Keep a curve, whole or not at all; a cache folder that cannot be written costs time only."""
+    if place is None:
+        return
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", dir=place.parent, suffix=".part", delete=False
+        ) as file:
+            json.dump({"rows": curve.rows, "times": curve.times}, file)
+        Path(file.name).replace(place)
+    except OSError:
+        return

@@ -10,6 +10,7 @@ them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,6 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from ..probes.capture import unobserved
 from ..probes.errors import OptionError
 from .engine import Engine
 
@@ -94,12 +94,12 @@ def _write(
 ) -> list[int]:
     """Step until a criterion holds; the criteria see the text as `generate` would show it."""
     prompt = row if mask is None or mask.ndim != 1 else row[mask.bool()]
-    with unobserved(engine.model):
-        engine.prepare()
-    state = engine.begin(prompt, processors=processors)
     limit = engine.model.max_positions or 10**9
     emitted: list[int] = []
-    try:
+    with ExitStack() as stack:
+        stack.enter_context(engine.ready())
+        state = engine.begin(prompt, processors=processors)
+        stack.callback(state.end)
         while len(prompt) + len(emitted) < limit:
             step = state.step(limit - len(prompt) - len(emitted))
             for token in step.emitted:
@@ -107,8 +107,6 @@ def _write(
                 text = torch.cat([row, torch.tensor(emitted, dtype=row.dtype, device=row.device)])
                 if criteria and bool(criteria(text[None], None).all()):  # type: ignore[arg-type]
                     return emitted
-    finally:
-        state.end()
     return emitted
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from ..probes import Model
 from .beliefs import Beliefs
 from .errors import LearnedError
 from .tree import DraftTree, Law
@@ -50,6 +51,8 @@ class Drafter(ABC):
     """How siblings come about."""
     branches: ClassVar[bool] = True
     """Whether trees may be wider than a chain."""
+    models: tuple[Model, ...] = ()
+    """Models whose passes drafting takes; they are laid out for decoding as the target is."""
     prompt_rows: int = 0
     """How many of the prompt's last rows of logits `begin` wants; they cost an unembedding each."""
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -20,9 +20,13 @@ from transformers import LogitsProcessor
 
 from ..probes import Capture, Model, capture
 from ..probes.capture import unobserved
+from ..probes.errors import OptionError
+from .cost import choose_layout
 from .errors import PromptError
 from .generation import Generation, Stats
+from .layout import LAYOUTS, Layout, laid_out
 from .rowlog import RowLog
+from .sampling import SamplingOptions
 from .stopping import Stopper, Stopping, StopReason
 from .target import Target
 from .trace import N_CANDIDATES, Emitted, Step, Trace
@@ -41,6 +45,22 @@ class About:
     """Whether the text is plain decoding's (greedy), or has its distribution (sampled)."""
     needs: str
     """What it needs besides the model; "nothing" if nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions(SamplingOptions):
+    """What all engines can be told."""
+
+    layout: Literal["auto", "plain", "packed", "bf16"] = "auto"
+    """How weights lie in memory while decoding: as they are, packed for a few rows, packed and rounded
+    to bfloat16 (another text), or, with auto, whichever of the first two was measured to be faster."""
+
+    def __post_init__(self) -> None:
+        SamplingOptions.__post_init__(self)
+        if self.layout not in ("auto", *LAYOUTS):
+            raise OptionError(
+                f"layout must be one of auto, {', '.join(LAYOUTS)}, got {self.layout!r}."
+            )
 
 
 class State(ABC):
@@ -78,6 +98,28 @@ class Engine(ABC):
 
         Called before a generation; no capture sees these passes.
         """
+
+    @property
+    def layout(self) -> Layout:
+        """How weights lie in memory while decoding; see `EngineOptions`."""
+        wanted: Literal["auto"] | Layout = getattr(self.options, "layout", "plain")
+        return choose_layout(self.model) if wanted == "auto" else wanted
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """The models whose passes decoding takes: the target, and a draft if there is one."""
+        return (self.model,)
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Measured, checked and laid out inside the block; the models are as before after it."""
+        with torch.inference_mode(), unobserved(self.model):
+            layout = self.layout
+            self.prepare()
+        with ExitStack() as stack:
+            for model in self.models:
+                stack.enter_context(laid_out(model.module, layout))
+            yield
 
     @abstractmethod
     def begin(
@@ -195,10 +237,9 @@ class _Loop:
 
     def tokens(self) -> Iterator[Emitted]:
         """Run to the end, handing out tokens as they come."""
-        with torch.inference_mode(), unobserved(self._engine.model):
-            self._engine.prepare()
-        started = time.perf_counter()
         with ExitStack() as stack:
+            stack.enter_context(self._engine.ready())
+            started = time.perf_counter()
             stack.enter_context(torch.inference_mode())
             acts = None
             if self._sites:
@@ -287,7 +328,7 @@ def describe(
         tokens,
         kinds,
         own.exp().tolist(),
-        entropy(log_probs).tolist(),
+        torch.special.entr(probs).sum(-1).tolist(),
         rank.tolist(),
         top.indices.tolist(),
         top.values.tolist(),
@@ -305,8 +346,3 @@ def describe(
         )
         for token, kind, prob, nats, place, top_ids, top_probs in columns
     )
-
-
-def entropy(log_probs: Float[Tensor, "n d_vocab"]) -> Float[Tensor, " n"]:
-    """Entropy of each row, nats; tokens of probability zero add nothing."""
-    return torch.special.entr(log_probs.exp()).sum(-1)

@@ -10,9 +10,9 @@ from transformers import LogitsProcessor
 
 from .acceptance import RULES
 from .drafter import NoDrafter
-from .engine import About, Engine
+from .engine import About, Engine, EngineOptions
 from .registry import register
-from .sampling import Sampler, SamplingOptions
+from .sampling import Sampler
 from .speculative import SpeculativeState
 from .target import Target
 
@@ -28,7 +28,7 @@ class Plain(Engine):
         lossless=True,
         needs="nothing",
     )
-    Options = SamplingOptions
+    Options = EngineOptions
 
     def begin(
         self,

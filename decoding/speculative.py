@@ -18,14 +18,15 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from ..probes import Model
 from ..probes.errors import OptionError
 from .acceptance import RULES, AcceptanceRule, default_rule
 from .beliefs import Beliefs
-from .cost import cost_curve
+from .cost import cost_curve, forget_curve
 from .drafter import Drafter, Observation
-from .engine import Engine, State, describe, entropy
+from .engine import Engine, EngineOptions, State, describe
 from .errors import DraftError, RollBackError
-from .sampling import Sampler, SamplingOptions
+from .sampling import Sampler
 from .target import Target
 from .thrift import Thrift
 from .trace import Node, Step
@@ -39,21 +40,21 @@ DRAFT_SEED = 0x5EED0000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpeculativeOptions(SamplingOptions):
+class SpeculativeOptions(EngineOptions):
     """What all drafting engines can be told."""
 
     max_draft: int = 32
     """At most this many drafted tokens per step."""
     thrifty: bool = True
     """Whether drafts of chosen tokens are cut to what pays on this machine, by the target's measured
-    cost and the acceptance so far."""
+    cost and the acceptance so far, and drafting rests for a while where it does not pay at all."""
     rule: str | None = None
     """Acceptance rule by name; None for the one that accepts most among those that are exact."""
     keep: bool = True
     """Whether what was learned from one prompt serves the engine's next ones."""
 
     def __post_init__(self) -> None:
-        SamplingOptions.__post_init__(self)
+        EngineOptions.__post_init__(self)
         if self.max_draft < 1:
             raise OptionError(f"max_draft must be at least 1, got {self.max_draft}.")
         if self.rule is not None and self.rule not in RULES:
@@ -97,7 +98,8 @@ class SpeculativeState(State):
         if self._first is not None:
             return self._from_prompt(self._first, started)
         budget = min(self._max_draft, room - 1)
-        whole = self._propose(budget) if budget > 0 else DraftTree()
+        rests = budget < 1 or (self._thrift is not None and self._thrift.rests())
+        whole = DraftTree() if rests else self._propose(budget)
         tree = whole if self._thrift is None else self._thrift.trim(whole)
         drafted = time.perf_counter()
         logits = self.target.feed(
@@ -110,7 +112,10 @@ class SpeculativeState(State):
         emitted = [*(tree.tokens[node] for node in path), token]
         self._learn(Observation(self._text, tree, path, emitted, beliefs), whole)
         self._text.extend(emitted)
-        return _record(beliefs, path, token, (started, drafted, verified))
+        step = _record(beliefs, path, token, (started, drafted, verified))
+        if self._thrift is not None and not rests:
+            self._thrift.settle(len(tree), len(emitted), step.seconds_draft, step.seconds_verify)
+        return step
 
     def end(self) -> None:
         """Let the drafter know."""
@@ -185,7 +190,16 @@ class Speculative(Engine):
         if self.drafter.branches and (fault := branching_fault(self.model)):
             raise RollBackError(f"{self.about.name!r} drafts trees, but {fault}")
         if self.options.thrifty:
-            cost_curve(self.model)
+            layout = self.layout
+            if self._thrift is not None and self._thrift.misjudges:
+                forget_curve(self.model, layout)
+                self._thrift = None
+            cost_curve(self.model, layout)
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """The target, and what the drafter drafts with."""
+        return (self.model, *self.drafter.models)
 
     def begin(
         self,
@@ -204,7 +218,7 @@ class Speculative(Engine):
             drafter.forget()
             self._thrift = None
         if options.thrifty and self._thrift is None:
-            self._thrift = Thrift(cost_curve(self.model).seconds)
+            self._thrift = Thrift(cost_curve(self.model, self.layout).seconds)
         drafter.reseed(options.seed + DRAFT_SEED)
         target = Target(self.model, rolls_back=True)
         prompt = prompt_ids.to(self.model.device)
@@ -242,7 +256,7 @@ def _record(
     at = [ROOT, *path]
     last = "correction" if at[-1] in tree.children else "bonus" if path else "plain"
     emitted = describe(
-        beliefs.log_probs[[node + 1 for node in at]],
+        beliefs.logits[[node + 1 for node in at]].float().log_softmax(-1),
         [*(tree.tokens[node] for node in path), token],
         kinds=[*["accepted"] * len(path), last],
     )
@@ -257,9 +271,9 @@ def _record(
 
 
 def _nodes(beliefs: Beliefs, accepted: set[int]) -> tuple[Node, ...]:
-    tree, log_probs = beliefs.tree, beliefs.log_probs
-    probs = log_probs[[parent + 1 for parent in tree.parents], list(tree.tokens)].exp().tolist()
-    entropies = entropy(log_probs[1:]).tolist()
+    tree = beliefs.tree
+    probs = beliefs.log_prob(tree.parents, tree.tokens).exp().tolist()
+    entropies = beliefs.entropies[1:].tolist()
     return tuple(
         Node(
             token=tree.tokens[n],

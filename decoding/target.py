@@ -13,12 +13,11 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ..probes import Model
 from .errors import DraftError, PromptError, RollBackError
-from .layout import lay_out_for_decoding
+from .growing_cache import GrowingLayer, growing_cache
 from .lineage import Lineage, attention_mask
 from .rowlog import RowLog
 
@@ -27,7 +26,7 @@ class Target:
     """One generation's view of a model.
 
     Args:
-        model: An opened model. On a CPU its wide weights are laid out for decoding (see `layout`).
+        model: An opened model.
         rolls_back: Whether tokens may have to be forgotten. Layers with a sliding window then keep
             everything, since what fell out of the window may be needed again.
 
@@ -46,21 +45,20 @@ class Target:
         self.log = RowLog()
         self._pending = Lineage()
         self._pending_ids: list[int] = []
-        self._cache = DynamicCache(config=model.config)
+        self._cache = growing_cache(model.config)
         kinds = {type(layer) for layer in self._cache.layers}
         if rolls_back:
-            if not kinds <= {DynamicLayer, DynamicSlidingWindowLayer}:
+            if not kinds <= {GrowingLayer, DynamicSlidingWindowLayer}:
                 raise RollBackError(
                     f"{model.name} ({model.config.model_type}) keeps a recurrent state that cannot be "
                     "cut back to an earlier token. Use an engine that does not draft, such as 'plain'."
                 )
-            self._cache = DynamicCache()
-        self._rolls_back = rolls_back or kinds <= {DynamicLayer}
+            self._cache = growing_cache()
+        self._rolls_back = rolls_back or kinds <= {GrowingLayer}
         accepted = inspect.signature(model.module.forward).parameters
         self._takes_positions = "position_ids" in accepted
         recurrent = "cache_params" in accepted
         self._cache_argument = "cache_params" if recurrent else "past_key_values"
-        lay_out_for_decoding(model.module)
 
     def __len__(self) -> int:
         """Tokens of the text that the cache holds."""

@@ -4,10 +4,15 @@ Every row that passes the target costs time and pays only if it is accepted. Thr
 tree that gives most tokens per second: it corrects the drafter's confidence by what was accepted of
 late, and weighs it against the target's own cost curve. The idea of choosing size by measured cost is
 Sequoia's (2402.12374); the calibration is ours.
+
+Drafting itself takes time too. Where steps with drafts gave fewer tokens per second of late than
+plain decoding would have, drafting rests, for longer every time it is found not to pay, and is tried
+again for a few steps in between; so a drafter that never pays costs next to nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
@@ -18,6 +23,16 @@ PRIOR = 6.0
 """Observations that the drafter's own word counts for."""
 DECAY = 0.98
 """What an observation still counts for after the next one in its bin."""
+TRIAL, MEMORY = 12, 0.95
+"""Steps after which drafting is judged, and what a step still counts for after the next one."""
+WORTHWHILE = 0.98
+"""Tokens per plain pass's time from which on drafting goes on; a little below one, since a drafter that
+finds nothing for a while costs little."""
+SHORTEST_REST, LONGEST_REST = 16, 128
+"""Steps that drafting rests: the first time, and at most."""
+MISJUDGED, N_JUDGED = 2.0, 16
+"""A cost curve is wrong if it is off by this factor more at one size than at another, each measured at
+least this often."""
 
 
 class Calibration:
@@ -52,6 +67,9 @@ class Thrift:
     def __init__(self, seconds: Callable[[int], float]) -> None:
         self._seconds = seconds
         self._calibration = Calibration()
+        self._tokens = self._passes = 0.0
+        self._n_tried, self._left, self._length = 0, 0, SHORTEST_REST
+        self._off: dict[int, tuple[int, float]] = {}
 
     def trim(self, tree: DraftTree) -> DraftTree:
         """The nodes that together give most tokens per second; drawn trees are left alone."""
@@ -66,6 +84,45 @@ class Thrift:
             if rate > best_rate:
                 best_rate, best_n = rate, n
         return tree if best_n == len(tree) else tree.keep(order[:best_n])
+
+    def rests(self) -> bool:
+        """Whether nothing is to be drafted in this step; to be asked once a step."""
+        if not self._left:
+            return False
+        self._left -= 1
+        return True
+
+    def settle(self, n_nodes: int, n_emitted: int, drafting: float, verifying: float) -> None:
+        """Judge a step in which something was, or could have been, drafted.
+
+        Args:
+            n_nodes: Drafted tokens that passed the target.
+            n_emitted: Tokens the step gave.
+            drafting: Seconds the drafter took.
+            verifying: Seconds the target's pass took.
+        """
+        verifying = max(verifying, 1e-9)
+        plain_passes = self._seconds(1 + n_nodes) / self._seconds(1) * (1 + drafting / verifying)
+        self._tokens = MEMORY * self._tokens + n_emitted
+        self._passes = MEMORY * self._passes + plain_passes
+        self._n_tried += 1
+        n, off = self._off.get(n_nodes, (0, 0.0))
+        log_ratio = math.log(verifying / self._seconds(1 + n_nodes))
+        self._off[n_nodes] = (n + 1, off + (log_ratio - off) / min(n + 1, N_JUDGED))
+        if self._n_tried < TRIAL:
+            return
+        if self._tokens >= WORTHWHILE * self._passes:
+            self._length = SHORTEST_REST
+            return
+        self._left, self._length = self._length, min(2 * self._length, LONGEST_REST)
+        self._tokens = self._passes = 0.0
+        self._n_tried = 0
+
+    @property
+    def misjudges(self) -> bool:
+        """Whether passes of different sizes differ otherwise than the cost curve says."""
+        known = [off for n, off in self._off.values() if n >= N_JUDGED]
+        return len(known) > 1 and max(known) - min(known) > math.log(MISJUDGED)
 
     def observe(self, tree: DraftTree, emitted: Sequence[int]) -> None:
         """Learn from what became text, also about nodes that were cut off before the pass."""

@@ -231,6 +231,11 @@ class Model:
         """SHA-256 of the weights: of their files where opened from files, else of the tensors."""
         return self._weights_digest or tensors_digest(self.module.state_dict().items())
 
+    @property
+    def is_from_files(self) -> bool:
+        """Whether the digest is that of files, known without reading the weights."""
+        return self._weights_digest is not None
+
     @cached_property
     def tokenizer_digest(self) -> str | None:
         """SHA-256 of the tokenizer's serialisation."""

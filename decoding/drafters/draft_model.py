@@ -121,7 +121,7 @@ class ModelDrafter(Drafter):
     """
 
     def __init__(self, draft: DraftModel) -> None:
-        self.draft = draft
+        self.draft, self.models = draft, (draft.model,)
         drawn: Law = "point" if draft.greedy else "without_replacement"
         self.law = drawn  # type: ignore[misc]
 

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ...probes.errors import OptionError
@@ -110,10 +109,11 @@ class SuccessorTable:
         self.ids = np.full((d_vocab, self.n), -1, dtype=np.int32)
         self.probs = np.zeros((d_vocab, self.n), dtype=np.float32)
 
-    def update(self, tokens: Sequence[int], log_probs: Float[Tensor, "rows d_vocab"]) -> None:
+    def update(
+        self, tokens: Sequence[int], ids: Int64[Tensor, "rows k"], probs: Float[Tensor, "rows k"]
+    ) -> None:
         """Overwrite the rows of `tokens`; of equal tokens the last one counts."""
-        top = torch.topk(log_probs, self.n, dim=-1)
-        ids, probs = top.indices.cpu().numpy(), top.values.exp().cpu().numpy()
+        ids, probs = ids.cpu().numpy(), probs.cpu().numpy()
         last = {token: row for row, token in enumerate(tokens)}
         at, rows = list(last.keys()), list(last.values())
         self.ids[at], self.probs[at] = ids[rows], probs[rows]
@@ -144,7 +144,8 @@ class TokenRecyclingDrafter(Drafter):
     ) -> None:
         """Seed the table from the prompt, if asked to."""
         if self.prompt_rows and logits is not None:
-            self.table.update(prompt[-len(logits) :], logits.float().log_softmax(-1))
+            probs, ids = logits.float().softmax(-1).topk(self.table.n, dim=-1)
+            self.table.update(prompt[-len(logits) :], ids, probs)
 
     def propose(self, text: Sequence[int], budget: int) -> DraftTree:
         """The successors of the root, theirs, and so on."""
@@ -157,8 +158,8 @@ class TokenRecyclingDrafter(Drafter):
         fed = seen.fed
         order = [*range(len(fed)), 0, *(node + 1 for node in seen.path)]
         last = {fed[row]: row for row in order}
-        rows = list(last.values())
-        self.table.update(list(last), seen.beliefs.log_probs[rows])
+        nodes = [row - 1 for row in last.values()]
+        self.table.update(list(last), *seen.beliefs.likeliest(nodes, self.table.n))
 
     def forget(self) -> None:
         """Empty the table."""
