@@ -2,6 +2,7 @@
 
 from ..section import Renderer
 from .experts import expert_effects, expert_profile
+from .information import alignment, flow, geometry, loss, predictions
 from .layers import layer_stats, next_token, self_check
 from .lens import lens
 from .massive import ablation_story, massive_activations
@@ -17,6 +18,11 @@ RENDERERS: dict[str, Renderer] = {
     "ablation_story": ablation_story,
     "attention_sinks": attention_sinks,
     "linear_probe": linear_probe,
+    "information_predictions": predictions,
+    "information_loss": loss,
+    "information_flow": flow,
+    "information_geometry": geometry,
+    "information_alignment": alignment,
     "expert_profile": expert_profile,
     "expert_effects": expert_effects,
     "self_check": self_check,
@@ -32,6 +38,10 @@ ADDED_BY = {
     "ablation_story": "fluoroscope xray",
     "attention_sinks": "fluoroscope xray",
     "linear_probe": "fluoroscope probe RUN",
+    "information_loss": "fluoroscope information RUN",
+    "information_flow": "fluoroscope information RUN",
+    "information_geometry": "fluoroscope information RUN",
+    "information_alignment": "fluoroscope information RUN",
     "expert_profile": "fluoroscope moe profile",
     "expert_effects": "fluoroscope moe prune",
 }
