@@ -105,9 +105,9 @@ def _shown(terminal: Terminal, run: Any) -> dict[str, Any]:
         table.add_row(str(layer), *(_interval(*column[row]) for column in columns))
     terminal.show(table)
     for line in flow.verdicts:
-        terminal.show(line)
+        terminal.show(str(line))
     for line in flow.refusals:
-        terminal.warnings.append(line)
+        terminal.warnings.append(str(line))
     terminal.show(
         f"Loss {loss.loss:.3f} = entropy {loss.entropy[0]:.3f} + gap {loss.gap:+.3f} nats; effective "
         f"rank of the head {head.rank_mean:.1f}"
@@ -124,8 +124,8 @@ def _shown(terminal: Terminal, run: Any) -> dict[str, Any]:
         "rank_correlation": _number(flow.rank_correlation),
         "effective_rank": head.rank_mean,
         "alignment": dict(zip(likeness.variants.tolist(), likeness.cca.tolist(), strict=True)),
-        "verdicts": flow.verdicts,
-        "refusals": flow.refusals,
+        "verdicts": flow.verdicts.tolist(),
+        "refusals": flow.refusals.tolist(),
     }
 
 

@@ -102,8 +102,8 @@ class InformationFlow(Result):
     n_test: int = described("rows tested on")
     n_test_documents: int = described("source documents tested on")
     family: str = described("the predictive families, in words")
-    verdicts: list[str] = described("where estimators disagree, and the controls")
-    refusals: list[str] = described("estimators that had too little to go on")
+    verdicts: np.ndarray = described("where estimators disagree; controls", axes=("lines",))
+    refusals: np.ndarray = described("estimators that had too little to go on", axes=("lines",))
 
 
 @torch.no_grad()
@@ -136,7 +136,7 @@ def information_flow(
     futures = futures_of_run(run, n_futures=chosen.n_futures, max_tokens=len(predictions.loss))
     embeddings = model.module.get_input_embeddings()
     table = embeddings.weight.detach().float().cpu()  # type: ignore[union-attr]
-    material = prepare(futures, table, predictions.greedy, chosen)
+    material = prepare(futures, table, predictions.greedy_ids, chosen)
     steps, done = len(named) + 5, 0
 
     def stage(note: str) -> None:
@@ -201,8 +201,8 @@ def information_flow(
         n_test=len(material.test),
         n_test_documents=material.test.n_documents,
         family=_family(chosen, material),
-        verdicts=_verdicts(named, found, head_base, additive_base, control),
-        refusals=refusals.reasons,
+        verdicts=np.array(_verdicts(named, found, head_base, additive_base, control), dtype=str),
+        refusals=np.array(refusals.reasons, dtype=str),
     )
 
 

@@ -186,7 +186,7 @@ def flow(stored: Stored, context: Context) -> Section:
         verdict=f"Beyond the next token, layer {int(stored.layers[best])} holds most: "
         f"{_text(stored.surplus[best])} nats once W0 is known, and a draft head on it matches "
         f"{stored.acceptance[best, 0]:.0%} of the model's next choices.",
-        warnings=tuple(label(str(line), longest=400) for line in stored.refusals or ()),
+        warnings=tuple(label(str(line), longest=400) for line in stored.refusals),
     )
 
 
@@ -240,7 +240,7 @@ def _surplus(stored: Stored) -> Figure:
         n=_counted(stored),
         interval=INTERVAL,
         source=f"{stored.source}/surplus",
-        notes=tuple(label(str(line), longest=400) for line in stored.verdicts or ()),
+        notes=tuple(label(str(line), longest=400) for line in stored.verdicts),
     )
 
 

@@ -53,7 +53,7 @@ def test_predictions_from_rows_equal_a_forward_pass(toy: Toy, read):
     loss = torch.nn.functional.cross_entropy(logits[:-1], ids[1:], reduction="none").numpy()
     np.testing.assert_allclose(predictions.loss[rows][:-1], loss, atol=1e-4)
     assert np.isnan(predictions.loss[rows][-1])
-    assert (predictions.greedy[rows] == logits.argmax(-1).numpy()).all()
+    assert (predictions.greedy_ids[rows] == logits.argmax(-1).numpy()).all()
 
 
 def test_loss_falls_into_source_entropy_and_a_small_excess(toy: Toy, read):
@@ -119,7 +119,7 @@ def _nothing(toy: Toy) -> Predictions:
     n = N_DOCUMENTS * LENGTH
     return Predictions(
         divergences=np.array(["kl"]), entropies=np.zeros((n, 1)), loss=np.zeros(n),
-        greedy=np.zeros(n, dtype=int), confidence=np.ones(n), rank=np.zeros(n, dtype=int),
+        greedy_ids=np.zeros(n, dtype=int), confidence=np.ones(n), rank=np.zeros(n, dtype=int),
     )  # fmt: skip
 
 
