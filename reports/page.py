@@ -34,6 +34,7 @@ CHAPTERS = (
     "Decode trace",
     "Text and tokens",
     "Layers",
+    "Information",
     "Features",
     "Experts",
     "Other results",

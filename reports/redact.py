@@ -39,20 +39,34 @@ LONGEST = 64
 
 KEPT = {
     "architecture",
+    "building",
+    "checks",
     "classes",
     "conditions",
-    "checks",
-    "sites",
-    "stop_reason",
+    "coordinates",
+    "divergences",
     "engine",
+    "in_units",
+    "joining",
+    "meanings",
+    "methods",
+    "metrics",
+    "models",
     "modules",
     "phases",
+    "quantities",
+    "refusals",
+    "refused",
+    "sites",
+    "stop_reason",
+    "variants",
+    "verdicts",
 }
 """Text arrays that hold the toolkit's own names."""
 KEPT_ATTRIBUTES = {
     "kind", "kinds", "sources",
     "engine", "summary", "paper", "options", "model", "label", "source", "doc",
-    "axes", "unit", "dtype", "architecture", "rule", "site", "protocol", "probe_label",
+    "axes", "unit", "dtype", "architecture", "rule", "site", "protocol", "probe_label", "family",
 }  # fmt: skip
 """Text attributes of the same sort."""
 IDS = re.compile(r"^(?!n_|expert|latent|feature|neuron|head|layer|channel)(.*_)?(ids?|tokens?)$")

@@ -46,9 +46,9 @@ def information(
     """Measure what a run's states hold of the tokens to come (arXiv 2507.19247).
 
     Takes the loss apart (entropy, calibration, information), measures every captured layer's usable
-    information about W_0, W_1, ... and what it adds once W_0 is known, trains a draft head on each layer
-    and counts what the model would accept, and looks at the geometry of the unembedding. The run
-    must hold the last layer; the same command picks up after Ctrl-C with what is missing.
+    information about W_0, W_1, ... and what it adds once W_0 is known, trains a draft head on each
+    and counts what the model would accept, and looks at the geometry of the unembedding. The run must
+    hold the last layer; the same command picks up after Ctrl-C with what is missing.
 
     Example: fluoroscope information out/run.h5
 
@@ -100,18 +100,14 @@ def _shown(terminal: Terminal, run: Any) -> dict[str, Any]:
     table = Table(
         "layer", "I(H; W0) nats", "surplus nats", "additive nats", "accepted", title="Information"
     )
+    columns = (flow.futures[:, 0], flow.surplus, flow.additive, flow.acceptance)
     for row, layer in enumerate(flow.layers):
-        next_token = _interval(*(bound[row, 0] for bound in _with_bounds(flow, "futures")))
-        others = (
-            _interval(*(bound[row] for bound in _with_bounds(flow, name)))
-            for name in ("surplus", "additive", "acceptance")
-        )
-        table.add_row(str(layer), next_token, *others)
+        table.add_row(str(layer), *(_interval(*column[row]) for column in columns))
     terminal.show(table)
     for line in flow.verdicts:
-        terminal.show(line)
+        terminal.show(str(line))
     for line in flow.refusals:
-        terminal.warnings.append(line)
+        terminal.warnings.append(str(line))
     terminal.show(
         f"Loss {loss.loss:.3f} = entropy {loss.entropy[0]:.3f} + gap {loss.gap:+.3f} nats; effective "
         f"rank of the head {head.rank_mean:.1f}"
@@ -121,20 +117,16 @@ def _shown(terminal: Terminal, run: Any) -> dict[str, Any]:
         "entropy": loss.entropy[0].item(),
         "gap": [loss.gap, loss.gap_low, loss.gap_high],
         "layers": flow.layers.tolist(),
-        "next": flow.futures[:, 0].tolist(),
-        "surplus": flow.surplus.tolist(),
-        "additive": flow.additive.tolist(),
-        "acceptance": flow.acceptance.tolist(),
+        "futures": flow.futures[:, :, 0].tolist(),
+        "surplus": flow.surplus[:, 0].tolist(),
+        "additive": flow.additive[:, 0].tolist(),
+        "acceptance": flow.acceptance[:, 0].tolist(),
         "rank_correlation": _number(flow.rank_correlation),
         "effective_rank": head.rank_mean,
         "alignment": dict(zip(likeness.variants.tolist(), likeness.cca.tolist(), strict=True)),
-        "verdicts": flow.verdicts,
-        "refusals": flow.refusals,
+        "verdicts": flow.verdicts.tolist(),
+        "refusals": flow.refusals.tolist(),
     }
-
-
-def _with_bounds(result: Any, name: str) -> tuple[Any, Any, Any]:
-    return tuple(getattr(result, name + end) for end in ("", "_low", "_high"))
 
 
 def _interval(value: float, low: float, high: float) -> str:

@@ -66,7 +66,7 @@ class FlowOptions:
     """Classes of tokens for the contingency table."""
     n_groups: int = 8
     """Groups of rows for the kernel estimators."""
-    world_states: int = 96
+    world_states: int = 64
     """States whose likely continuations the model reads itself (E3a)."""
     world_context: int = 48
     """Longest context of those, in tokens."""
@@ -259,18 +259,24 @@ def read_depths(
     material: Material,
     states: tuple[Tensor, Tensor, Tensor],
     options: FlowOptions,
+    refusals: Refusals,
 ) -> list[tuple[Estimate, Estimate, Estimate]]:
     """Surplus of each further draft depth at one layer, with acceptance with and without the state.
 
     Depth k predicts W_k from the state and the embeddings of W_0..W_{k-1}, k = 2, ...; its surplus is
-    I(H; W_k | W_0..W_{k-1}), and the sum over depths is the paper's Surplus.
+    I(H; W_k | W_0..W_{k-1}), and the sum over depths is the paper's Surplus. Ends at the first depth
+    that wants more rows than there are.
     """
     found = []
     n, documents = material.classes.n, material.test.documents
     for depth in range(2, options.depths + 1):
-        base = baseline(material, depth, states[0].shape[1], options.head)
-        split = material.split(states, depth=depth)
-        head = usable_beyond(split, base.losses, n, documents, options.head)
+        try:
+            base = baseline(material, depth, states[0].shape[1], options.head)
+            split = material.split(states, depth=depth)
+            head = usable_beyond(split, base.losses, n, documents, options.head)
+        except TooFewTokensError as error:
+            refusals.reasons.append(f"Depth {depth}: {error}")
+            break
         accepted = material.accepted(head.readout, split.test[0], depth)
         acceptance = mean_estimate("Acceptance", accepted, documents)
         found.append((head.information, acceptance, base.acceptance))

@@ -37,16 +37,10 @@ from .verdicts import control_verdict, disagreement, rank_agreement
 Progress = Callable[[int, int, str], None]
 
 _LAYER = re.compile(r"layers\.(\d+)\.resid_post")
-LAYERS = ("layers",)
 
 
-def _bounds(doc: str, axes: tuple[str, ...] = LAYERS, unit: str = "nats") -> tuple[np.ndarray, ...]:
-    """Three described fields of an estimate: value, lower and upper bound."""
-    return (
-        described(doc, axes=axes, unit=unit),
-        described("lower 95 % bound over documents", axes=axes, unit=unit),
-        described("upper bound", axes=axes, unit=unit),
-    )
+BOUNDS = "value_low_high"
+"""Name of the last axis of every estimate: value, lower and upper 95 % bound over documents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,76 +48,53 @@ class InformationFlow(Result):
     """What each layer holds of the tokens to come, and the acceptance of draft heads trained on it."""
 
     kind: ClassVar[str] = "information_flow"
-    layers: np.ndarray = described("layer whose output is read", axes=LAYERS)
-    futures: np.ndarray
-    futures_low: np.ndarray
-    futures_high: np.ndarray
-    futures, futures_low, futures_high = _bounds("E2b: usable information about W_k",
-                                                 ("layers", "futures"))  # fmt: skip
-    surplus: np.ndarray
-    surplus_low: np.ndarray
-    surplus_high: np.ndarray
-    surplus, surplus_low, surplus_high = _bounds("E3b: usable I(H; W_1 | W_0), draft head")
-    additive: np.ndarray
-    additive_low: np.ndarray
-    additive_high: np.ndarray
-    additive, additive_low, additive_high = _bounds("E3b with an additive probe: misses synergy")
-    acceptance: np.ndarray
-    acceptance_low: np.ndarray
-    acceptance_high: np.ndarray
-    acceptance, acceptance_low, acceptance_high = _bounds(
-        "share of W_1 where the head's choice is the target's", unit=""
+    layers: np.ndarray = described("layer whose output is read", axes=("layers",))
+    futures: np.ndarray = described(
+        "E2b: usable information about W_k", axes=("layers", "futures", BOUNDS), unit="nats"
     )
-    cluster_next: np.ndarray
-    cluster_next_low: np.ndarray
-    cluster_next_high: np.ndarray
-    cluster_next, cluster_next_low, cluster_next_high = _bounds(
-        "E3c: I(cluster; W_0), coarse classes"
+    surplus: np.ndarray = described(
+        "E3b: usable I(H; W_1 | W_0), draft head", axes=("layers", BOUNDS), unit="nats"
     )
-    cluster_surplus: np.ndarray
-    cluster_surplus_low: np.ndarray
-    cluster_surplus_high: np.ndarray
-    cluster_surplus, cluster_surplus_low, cluster_surplus_high = _bounds(
-        "E3c: I(cluster; W_1 | W_0), coarse classes"
+    additive: np.ndarray = described(
+        "E3b with an additive probe, which misses synergy", axes=("layers", BOUNDS), unit="nats"
     )
-    renyi_next: np.ndarray
-    renyi_next_low: np.ndarray
-    renyi_next_high: np.ndarray
-    renyi_next, renyi_next_low, renyi_next_high = _bounds("E4: matrix Rényi I(H; W_0)")
+    acceptance: np.ndarray = described(
+        "share of W_1 where the draft head's choice is the target's", axes=("layers", BOUNDS)
+    )
+    cluster_next: np.ndarray = described(
+        "E3c: I(cluster; W_0), coarse classes", axes=("layers", BOUNDS), unit="nats"
+    )
+    cluster_surplus: np.ndarray = described(
+        "E3c: I(cluster; W_1 | W_0), coarse classes", axes=("layers", BOUNDS), unit="nats"
+    )
+    renyi_next: np.ndarray = described(
+        "E4: matrix Rényi I(H; W_0), bounds over groups", axes=("layers", BOUNDS), unit="nats"
+    )
     depth: np.ndarray = described("draft depth k at the last layer", axes=("depths",))
-    depth_surplus: np.ndarray
-    depth_surplus_low: np.ndarray
-    depth_surplus_high: np.ndarray
-    depth_surplus, depth_surplus_low, depth_surplus_high = _bounds(
-        "E3b: usable I(H; W_k | W_0..W_k-1)", ("depths",)
+    depth_surplus: np.ndarray = described(
+        "E3b: usable I(H; W_k | W_0..W_k-1)", axes=("depths", BOUNDS), unit="nats"
     )
-    depth_acceptance: np.ndarray
-    depth_acceptance_low: np.ndarray
-    depth_acceptance_high: np.ndarray
-    depth_acceptance, depth_acceptance_low, depth_acceptance_high = _bounds(
-        "share of W_k where the head's choice is the target's", ("depths",), ""
+    depth_acceptance: np.ndarray = described(
+        "share of W_k where the head's choice is the target's", axes=("depths", BOUNDS)
     )
-    depth_blind: np.ndarray = described("acceptance of the head without H", axes=("depths",))
-    blind_acceptance: float = described("acceptance of the head that sees W_0 alone")
-    blind_acceptance_low: float = described("lower bound")
-    blind_acceptance_high: float = described("upper bound")
-    contrastive: float = described("E5: InfoNCE I(H; W_0) at the last layer", unit="nats")
-    contrastive_low: float = described("lower bound", unit="nats")
-    contrastive_high: float = described("upper bound", unit="nats")
+    depth_blind: np.ndarray = described("the same of a head without H", axes=("depths", BOUNDS))
+    contrastive: np.ndarray = described(
+        "E5: InfoNCE I(H; W_0) at the last layer, bounds over groups", axes=(BOUNDS,), unit="nats"
+    )
     contrastive_cap: float = described("what E5 cannot exceed", unit="nats")
-    model_surplus: float = described("E3a: I(H; W_1 | W_0), the model's law", unit="nats")
-    model_surplus_low: float = described("lower bound", unit="nats")
-    model_surplus_high: float = described("upper bound", unit="nats")
+    model_surplus: np.ndarray = described(
+        "E3a: I(H; W_1 | W_0) under the model's law", axes=(BOUNDS,), unit="nats"
+    )
     model_surplus_cap: float = described("log of the states mixed: E3a's cap", unit="nats")
     model_surplus_covered: float = described("mean probability of the W_0 read")
     model_surplus_missing: float = described("bound on what the others change", unit="nats")
     model_surplus_classes: int = described("classes of W_0 and W_1 in E3a")
-    control_next: float = described("E2b about W_0, states of other rows", unit="nats")
-    control_next_low: float = described("lower bound", unit="nats")
-    control_next_high: float = described("upper bound", unit="nats")
-    control_surplus: float = described("E3b, states of other rows", unit="nats")
-    control_surplus_low: float = described("lower bound", unit="nats")
-    control_surplus_high: float = described("upper bound", unit="nats")
+    control_next: np.ndarray = described(
+        "E2b about W_0, states of other rows", axes=(BOUNDS,), unit="nats"
+    )
+    control_surplus: np.ndarray = described(
+        "E3b, states of other rows", axes=(BOUNDS,), unit="nats"
+    )
     rank_correlation: float = described("Spearman of surplus and acceptance over layers")
     coverage: float = described("share of W_1 with a class of its own: no head accepts more")
     n_classes: int = described("classes of tokens")
@@ -131,8 +102,8 @@ class InformationFlow(Result):
     n_test: int = described("rows tested on")
     n_test_documents: int = described("source documents tested on")
     family: str = described("the predictive families, in words")
-    verdicts: list[str] = described("where estimators disagree, and the controls")
-    refusals: list[str] = described("estimators that had too little to go on")
+    verdicts: np.ndarray = described("where estimators disagree; controls", axes=("lines",))
+    refusals: np.ndarray = described("estimators that had too little to go on", axes=("lines",))
 
 
 @torch.no_grad()
@@ -161,11 +132,11 @@ def information_flow(
         UnknownSiteError: The run holds no rows of a site.
     """
     chosen = options or FlowOptions()
-    named = _by_layer(run.sites if sites is None else sites)
+    named = by_layer(run.sites if sites is None else sites)
     futures = futures_of_run(run, n_futures=chosen.n_futures, max_tokens=len(predictions.loss))
     embeddings = model.module.get_input_embeddings()
     table = embeddings.weight.detach().float().cpu()  # type: ignore[union-attr]
-    material = prepare(futures, table, predictions.greedy, chosen)
+    material = prepare(futures, table, predictions.greedy_ids, chosen)
     steps, done = len(named) + 5, 0
 
     def stage(note: str) -> None:
@@ -185,7 +156,7 @@ def information_flow(
         found.append(read_layer(material, states, head_base, additive_base, chosen, refusals))
         stage(site)
     assert states is not None
-    deeper = read_depths(material, states, chosen)
+    deeper = read_depths(material, states, chosen, refusals)
     stage("deeper drafts")
     control = read_control(material, states, head_base, chosen)
     stage("control")
@@ -193,56 +164,54 @@ def information_flow(
     stage("InfoNCE")
     world = _model_world(model, run, material, chosen, refusals)
     stage("the model's own continuations")
-    surplus = [layer.surplus for layer in found]
-    acceptance = [layer.acceptance for layer in found]
-    depths = [(surplus[-1], acceptance[-1], head_base.acceptance), *deeper]
-    correlation = rank_agreement([s.value for s in surplus], [a.value for a in acceptance])
-    per_layer = {
-        name: [getattr(layer, name) for layer in found]
-        for name in ("surplus", "additive", "acceptance", "cluster_next", "cluster_surplus",
-                     "renyi_next")
-    }  # fmt: skip
-    arrays: dict[str, np.ndarray] = {}
-    for name, estimates in per_layer.items():
-        arrays |= _columns(name, estimates)
-    for name, estimates in (
-        ("depth_surplus", [row[0] for row in depths]),
-        ("depth_acceptance", [row[1] for row in depths]),
-    ):
-        arrays |= _columns(name, estimates)
-    flat = _columns("futures", [one for layer in found for one in layer.futures])
-    arrays |= {key: value.reshape(len(found), -1) for key, value in flat.items()}
-    numbers: dict[str, float] = {}
-    for name, one in (
-        ("blind_acceptance", head_base.acceptance), ("contrastive", contrastive),
-        ("control_next", control[0]), ("control_surplus", control[1]),
-        ("model_surplus", world.surplus),
-    ):  # fmt: skip
-        numbers |= {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
+    depths = [(found[-1].surplus, found[-1].acceptance, head_base.acceptance), *deeper]
     return InformationFlow(
         layers=np.array([_layer(site) for site in named]),
-        depth=np.arange(1, chosen.depths + 1),
-        depth_blind=np.array([row[2].value for row in depths]),
+        depth=np.arange(1, len(depths) + 1),
+        futures=np.stack([_stored(layer.futures) for layer in found]),
+        **{
+            name: _stored([getattr(layer, name) for layer in found])
+            for name in (
+                "surplus",
+                "additive",
+                "acceptance",
+                "cluster_next",
+                "cluster_surplus",
+                "renyi_next",
+            )
+        },
+        depth_surplus=_stored([row[0] for row in depths]),
+        depth_acceptance=_stored([row[1] for row in depths]),
+        depth_blind=_stored([row[2] for row in depths]),
+        contrastive=_stored([contrastive])[0],
+        model_surplus=_stored([world.surplus])[0],
+        control_next=_stored([control[0]])[0],
+        control_surplus=_stored([control[1]])[0],
         contrastive_cap=float(np.log(GROUP)),
         model_surplus_cap=float(np.log(max(world.n_states, 1))),
         model_surplus_covered=world.covered,
         model_surplus_missing=world.missing,
         model_surplus_classes=chosen.world_classes,
-        rank_correlation=correlation,
+        rank_correlation=rank_agreement(
+            [one.surplus.value for one in found], [one.acceptance.value for one in found]
+        ),
         coverage=_coverage(material),
         n_classes=material.classes.n,
         n_train=len(material.parts[0]),
         n_test=len(material.test),
         n_test_documents=material.test.n_documents,
         family=_family(chosen, material),
-        verdicts=_verdicts(named, found, head_base, additive_base, control),
-        refusals=refusals.reasons,
-        **arrays,
-        **numbers,
+        verdicts=np.array(_verdicts(named, found, head_base, additive_base, control), dtype=str),
+        refusals=np.array(refusals.reasons, dtype=str),
     )
 
 
-def _by_layer(sites: Sequence[str]) -> list[str]:
+def by_layer(sites: Sequence[str]) -> list[str]:
+    """The sites of layers' outputs among some, first layer first.
+
+    Raises:
+        OptionError: There are none.
+    """
     named = sorted((site for site in sites if _LAYER.fullmatch(site)), key=_layer)
     if not named:
         raise OptionError(
@@ -258,9 +227,8 @@ def _layer(site: str) -> int:
     return int(matched[1])
 
 
-def _columns(name: str, estimates: Sequence[Estimate]) -> dict[str, np.ndarray]:
-    rows = np.array([(one.value, one.low, one.high) for one in estimates])
-    return {name: rows[:, 0], f"{name}_low": rows[:, 1], f"{name}_high": rows[:, 2]}
+def _stored(estimates: Sequence[Estimate]) -> np.ndarray:
+    return np.array([(one.value, one.low, one.high) for one in estimates])
 
 
 def _coverage(material: Material) -> float:

@@ -77,7 +77,7 @@ class HeadGeometry(Result):
 
 @torch.no_grad()
 def head_geometry(
-    model: Model, run: Run, *, n_rows: int, n_positions: int = 96, seed: int = 0,
+    model: Model, run: Run, *, n_rows: int, n_positions: int = 64, seed: int = 0,
     progress: Progress | None = None,
 ) -> HeadGeometry:  # fmt: skip
     """Measure the pulled-back metric at random positions.
@@ -165,7 +165,7 @@ def _raised(model: Model, direction: Tensor) -> list[int]:
     """Tokens whose logits the direction raises most."""
     weights = model.unembedding.weight
     assert isinstance(weights, Tensor)
-    return (weights @ direction.to(weights)).topk(N_LEADING).indices.tolist()
+    return (weights @ direction.to(weights)).topk(min(N_LEADING, len(weights))).indices.tolist()
 
 
 def _null(model: Model, normed: Tensor, resid: Tensor) -> float:
@@ -213,9 +213,9 @@ def spectral_alignment(
 ) -> SpectralAlignment:  # fmt: skip
     """Compare last states with what they predict, in the weak (generalised CCA) form.
 
-    Variants: the unembedding row of the token that came (data), the mean row under the model's
-    own prediction (tautological), and either with a model of the same shape whose weights are random, on the same
-    texts.
+    Variants: the unembedding row of the token that came (data), the mean row under the model's own
+    prediction (tautological), and either with a model of the same shape whose weights are random, on
+    the same texts.
 
     Args:
         model: The model of the run.

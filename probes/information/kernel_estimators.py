@@ -70,8 +70,8 @@ def info_nce(scores: Float[Tensor, "rows rows"]) -> Float[Tensor, " rows"]:
 
 def grouped_estimate(
     estimator: str,
-    groups: list[Int64[np.ndarray, " rows"]],
-    value: Callable[[Int64[np.ndarray, " rows"]], float],
+    groups: list[np.ndarray],
+    value: Callable[[np.ndarray], float],
 ) -> Estimate:
     """Mean of a statistic over groups of rows, with its interval over groups.
 
@@ -84,7 +84,7 @@ def grouped_estimate(
 
 def groups_of(
     documents: Int64[np.ndarray, " rows"], *, n_groups: int, size: int = GROUP, seed: int = 0
-) -> list[Int64[np.ndarray, " rows"]]:
+) -> list[Int64[np.ndarray, " drawn"]]:
     """Groups of random rows, no document in two of them.
 
     Raises:

@@ -162,7 +162,7 @@ def _calibration(
     predictions: Predictions, rows: np.ndarray, targets: np.ndarray
 ) -> dict[str, np.ndarray | float]:
     confidence = predictions.confidence[rows].astype(np.float64)
-    right = (predictions.greedy[rows] == targets).astype(np.float64)
+    right = (predictions.greedy_ids[rows] == targets).astype(np.float64)
     level = np.clip((confidence * N_BINS).astype(int), 0, N_BINS - 1)
     mean, accuracy = _binned(confidence, level, N_BINS), _binned(right, level, N_BINS)
     share = np.bincount(level, minlength=N_BINS) / len(rows)

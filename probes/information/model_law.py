@@ -130,7 +130,7 @@ def continuations(
 
 def model_surplus(
     model: Model,
-    contexts: Sequence[Int64[Tensor, " positions"]],
+    contexts: Sequence[Int64[Tensor, " _"]],
     documents: Int64[np.ndarray, " contexts"],
     classes: Classes,
     *,

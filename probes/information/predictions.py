@@ -42,7 +42,7 @@ class Predictions(Result):
     entropies: np.ndarray = described("categorical entropies", axes=("rows", "divergences"))
     loss: np.ndarray = described("loss of the token that came; NaN at a window's end",
                                  axes=("rows",), unit="nats")  # fmt: skip
-    greedy: np.ndarray = described("the model's first choice", axes=("rows",))
+    greedy_ids: np.ndarray = described("the model's first choice", axes=("rows",))
     confidence: np.ndarray = described("its probability", axes=("rows",))
     rank: np.ndarray = described("rank of the token that came (0 = first choice); -1 at an end",
                                  axes=("rows",))  # fmt: skip
@@ -120,6 +120,6 @@ def read_predictions(
     loss[is_end], rank[is_end] = np.nan, -1
     kept = Predictions(
         divergences=np.array(CategoricalEntropies._fields), entropies=entropies, loss=loss,
-        greedy=greedy, confidence=confidence, rank=rank,
+        greedy_ids=greedy, confidence=confidence, rank=rank,
     )  # fmt: skip
     return kept, mixture

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from ..errors import TooFewTokensError
 from ..model import Model
 from ..results import Result
 from ..runfile import Run
 from .flow import FlowOptions
-from .flow_result import information_flow
+from .flow_result import by_layer, information_flow
 from .geometry_result import head_geometry, spectral_alignment
 from .loss import decompose_loss
 from .predictions import Predictions, read_predictions
 
 Progress = Callable[[int, int, str], None]
 
+XRAY_LAYERS = 6
+"""Layers whose information an X-ray measures."""
 RESULTS = (
     "information_predictions",
     "information_loss",
-    "information_flow",
     "information_geometry",
     "information_alignment",
+    "information_flow",
 )
 """Names the results are stored under, in order."""
 
@@ -65,14 +68,50 @@ def information_readings(
         yield RESULTS[0], predictions
         yield RESULTS[1], loss
     if "information_geometry" not in held:
-        yield RESULTS[3], head_geometry(model, run, n_rows=n_rows, progress=progress)
+        yield RESULTS[2], head_geometry(model, run, n_rows=n_rows, progress=progress)
+    if "information_alignment" not in held:
+        yield RESULTS[3], spectral_alignment(model, run, n_rows=n_rows, progress=progress)
     if "information_flow" not in held:
         yield (
-            RESULTS[2],
+            RESULTS[4],
             information_flow(model, run, predictions, options, sites=sites, progress=progress),
         )
-    if "information_alignment" not in held:
-        yield RESULTS[4], spectral_alignment(model, run, n_rows=n_rows, progress=progress)
+
+
+def xray_readings(
+    model: Model, run: Run, *, again: bool = False, progress: Progress | None = None
+) -> tuple[dict[str, Result], list[str]]:
+    """What an X-ray of a model adds, from the states it captured anyway.
+
+    Six layers at most, 256 classes, one depth. Where the tokens do not do for readouts, the rest is
+    given.
+
+    Args:
+        model: The model of the run.
+        run: A run file with rows of `layers.*.resid_post`.
+        again: Whether results that are there are computed anew.
+        progress: Called all along.
+
+    Returns:
+        Results by name, and why others are missing.
+    """
+    layers = by_layer(run.sites)
+    shown = layers[:: max(len(layers) // XRAY_LAYERS, 1)][: XRAY_LAYERS - 1] + layers[-1:]
+    options = FlowOptions(n_futures=3, depths=1, n_classes=256, n_clusters=8, world_states=16)
+    found: dict[str, Result] = {}
+    readings = information_readings(
+        model,
+        run,
+        sites=list(dict.fromkeys(shown)),
+        options=options,
+        again=again,
+        progress=progress,
+    )
+    try:
+        found.update(readings)
+    except TooFewTokensError as error:
+        return found, [str(error)]
+    return found, []
 
 
 def whole_windows(run: Run, n_tokens: int | None) -> int:

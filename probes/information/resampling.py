@@ -82,7 +82,10 @@ def statistic_estimate(
     *,
     n_resamples: int = N_RESAMPLES,
 ) -> Estimate:
-    """A function of sums over documents, with the percentile interval over documents.
+    """A function of sums over documents, with the basic bootstrap interval over documents.
+
+    Resampling repeats a plug-in's bias, so quantiles are reflected about the value (2 v - quantile)
+    instead of taken as they are.
 
     Args:
         estimator: What is estimated, for the refusal.
@@ -103,4 +106,4 @@ def statistic_estimate(
     found = np.concatenate([statistic(part @ sums) for part in np.array_split(drawn, 20)])
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(found, [tail, 1 - tail])
-    return Estimate(value, float(low), float(high))
+    return Estimate(value, float(2 * value - high), float(2 * value - low))

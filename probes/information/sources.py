@@ -10,7 +10,7 @@ A first-order chain has no surplus for any K; in the XOR chain each informative 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -36,6 +36,7 @@ class Truth:
     """Entropy of W_0 given the whole past: the loss no model can beat."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """A stationary source of tokens."""
 

@@ -133,5 +133,5 @@ def bigram_losses(
 
 def _looked_up(wanted: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Values by sorted key, zero where a key is missing."""
-    places = torch.searchsorted(keys, wanted).clamp_max(len(keys) - 1)
+    places = torch.searchsorted(keys, wanted.contiguous()).clamp_max(len(keys) - 1)
     return torch.where(keys[places] == wanted, values[places], 0).double()

@@ -7,6 +7,7 @@ from .degeneration import attention_degeneration, source_recall
 from .dictionaries import sae_comparison
 from .experts import expert_effects, expert_profile
 from .features import sae_features, sae_paths
+from .information import alignment, flow, geometry, loss, predictions
 from .joint import sae_joint
 from .layers import layer_stats, next_token, self_check
 from .lens import lens
@@ -30,6 +31,11 @@ RENDERERS: dict[str, Renderer] = {
     "source_recall": source_recall,
     "subjects": subjects,
     "linear_probe": linear_probe,
+    "information_predictions": predictions,
+    "information_loss": loss,
+    "information_flow": flow,
+    "information_geometry": geometry,
+    "information_alignment": alignment,
     "expert_profile": expert_profile,
     "expert_effects": expert_effects,
     "compared_runs": compared_runs,
@@ -60,6 +66,10 @@ ADDED_BY = {
     "attention_degeneration": "fluoroscope attention source RUN",
     "source_recall": "fluoroscope attention constructions -o RUN",
     "subjects": "fluoroscope subjects models -o RUN",
+    "information_loss": "fluoroscope information RUN",
+    "information_flow": "fluoroscope information RUN",
+    "information_geometry": "fluoroscope information RUN",
+    "information_alignment": "fluoroscope information RUN",
     "expert_profile": "fluoroscope moe profile",
     "expert_effects": "fluoroscope moe prune",
     "sae_comparison": "fluoroscope sae eval RUN --sae FOLDER",

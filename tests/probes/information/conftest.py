@@ -10,7 +10,7 @@ from fluoroscope.probes import Model, Provenance, Run, capture, create_run, open
 from fluoroscope.probes.information.sources import Chain, random_chain
 from fluoroscope.probes.information.toys import ToyOptions, train_toy
 
-N_DOCUMENTS, LENGTH = 240, 64
+N_DOCUMENTS, LENGTH = 400, 32  # as long as the documents it is trained on
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Toy:
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    chain = random_chain(8, 2, concentration=0.3, seed=0)
+    chain = random_chain(5, 2, concentration=0.3, seed=0)
     model = train_toy(chain, ToyOptions(n_steps=250))
     ids = chain.sample(N_DOCUMENTS, LENGTH, seed=99)
     with torch.no_grad(), capture(model, "layers.*.resid_post") as acts:

@@ -114,7 +114,7 @@ def test_first_order_chain_has_no_usable_surplus(seed: int):
 
 
 def test_shuffled_states_hold_nothing(seed: int):
-    # False alarm: a 95 % interval wholly above zero, at most 2.5 % of seeds; overfitting makes it rarer.
+    # False alarm: a 95 % interval wholly above zero, at most 2.5 % of seeds; training makes it rarer.
     chain = random_chain(4, 2, seed=5)
     split, documents = split_of(chain, None, seed, given=0)
     generator = torch.Generator().manual_seed(seed)
@@ -148,15 +148,15 @@ def test_usable_information_does_not_care_for_names_or_bases():
         assert one.value == pytest.approx(two.value, abs=5e-3)
 
 
-@pytest.mark.parametrize("n_rows", [500, 2000, 8000])
+@pytest.mark.parametrize("n_rows", [500, 4000])
 def test_likelihood_probe_converges_at_parameters_over_twice_the_rows(n_rows: int):
     # Excess loss over the source's entropy is chi-squared(d) / 2N on fresh rows, d = 12 free numbers.
-    # Mean of 20 draws against 12 / 2N: the standard error is 0.41 / sqrt(20) of it, so the bounds
-    # stand 4 errors or more away (false alarm under 1e-4), and the loss itself is exact.
+    # Mean of 12 draws against 12 / 2N: the standard error is 0.41 / sqrt(12) of it, so the bounds
+    # stand over 3.4 errors away (false alarm under 1e-3), and the loss itself is exact.
     chain = random_chain(4, 1, concentration=2.0, seed=7)
     law, rows = chain.stationary(), torch.from_numpy(chain.transition)
     excesses = []
-    for draw in range(20):
+    for draw in range(12):
         generator = np.random.default_rng([draw, n_rows])
         contexts = generator.choice(4, size=n_rows, p=law)
         uniform = generator.random(n_rows)[:, None]
