@@ -55,7 +55,7 @@ Where = Literal["process", "thread", "inline"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PearlOptions(DraftModelOptions):
-    """Options of `Pearl`."""
+    """Options of `Pearl`; `thrifty` and `keep` change nothing: windows are neither cut nor learned from."""
 
     max_draft: int = 8
     """Longest window."""

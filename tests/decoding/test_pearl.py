@@ -429,6 +429,18 @@ def test_explanations_say_when_it_pays() -> None:
     assert "does not pay" in explain(0.2, 5, 0.005, 0.008, 0.001)
 
 
+@pytest.mark.embedded
+def test_the_embedded_model_and_its_student_in_two_processes(embedded) -> None:
+    made = make_engine(embedded, "pearl", window=3, where="process")
+    assert isinstance(made, Pearl)
+    rules = Stopping(max_new_tokens=16, ignore_eos=True)
+    got = made.generate("The capital of France is", stopping=rules)[0]
+    made.close()
+    plain = generate(embedded, "The capital of France is", max_new_tokens=16, ignore_eos=True)[0]
+    assert got.token_ids == plain.token_ids
+    assert got.stats.n_faults == 0
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_the_draft_has_a_stream_of_its_own() -> None:
     if not torch.cuda.is_available():
