@@ -18,6 +18,7 @@ from .drafters.aded import Aded
 from .drafters.aggressive import Aggressive
 from .drafters.draft_chain import DraftChain
 from .drafters.dyspec import DySpec
+from .drafters.gad import Gad
 from .drafters.hybrid import Hybrid
 from .drafters.prompt_lookup import PromptLookup
 from .drafters.rsd import RsdConstant, RsdStochastic
@@ -30,6 +31,7 @@ from .errors import DraftError, LearnedError, PromptError, RollBackError, Unknow
 from .generation import Generation, Stats
 from .layout import LAYOUTS, laid_out, layouts_for
 from .learned import load_learned, save_learned
+from .pearl import Pearl
 from .plain import Plain
 from .registry import engine_class, engines, generate, make_engine, register
 from .rowlog import ROW_KINDS, RowLog
@@ -61,6 +63,7 @@ __all__ = [
     "Emitted",
     "Engine",
     "EngineOptions",
+    "Gad",
     "Generation",
     "Hybrid",
     "KSequence",
@@ -68,6 +71,7 @@ __all__ = [
     "Match",
     "Node",
     "Observation",
+    "Pearl",
     "Plain",
     "PointMass",
     "PromptError",

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..probes.errors import OptionError
 from .beliefs import Beliefs
 from .errors import DraftError
 from .tree import ROOT, DraftTree, Law, Proposal, SparseProbs
@@ -222,6 +223,29 @@ def default_rule(law: Law, *, greedy: bool) -> AcceptanceRule:
     if greedy or law == "point":
         return RULES["match"]
     return RULES["recursive-rejection-iid" if law == "iid" else "recursive-rejection"]
+
+
+def exact_rule(name: str | None, law: Law, *, greedy: bool, asker: str) -> AcceptanceRule:
+    """The rule of a name, or the default one.
+
+    Args:
+        name: What was asked for; None for the default.
+        law: Of the drafts.
+        greedy: Whether the likeliest token is chosen.
+        asker: Engine that asks, for the message.
+
+    Raises:
+        OptionError: It is not exact for such drafts.
+    """
+    if name is None:
+        return default_rule(law, greedy=greedy)
+    rule = RULES[name]
+    if law not in rule.laws:
+        fitting = ", ".join(known for known, r in RULES.items() if law in r.laws)
+        raise OptionError(
+            f"The rule {name!r} is not exact for drafts of {asker!r} ({law}); use one of: {fitting}."
+        )
+    return rule
 
 
 def as_row(proposal: Proposal, like: Float[Tensor, " d_vocab"]) -> Float[Tensor, " d_vocab"]:

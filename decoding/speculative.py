@@ -20,7 +20,7 @@ from transformers import LogitsProcessor
 
 from ..probes import Model
 from ..probes.errors import OptionError
-from .acceptance import RULES, AcceptanceRule, default_rule
+from .acceptance import RULES, AcceptanceRule, exact_rule
 from .beliefs import Beliefs
 from .cost import cost_curve, forget_curve
 from .drafter import Drafter, Observation
@@ -236,16 +236,7 @@ class Speculative(Engine):
 
     def _rule(self, drafter: Drafter) -> AcceptanceRule:
         greedy = self.options.temperature == 0
-        if self.options.rule is None:
-            return default_rule(drafter.law, greedy=greedy)
-        rule = RULES[self.options.rule]
-        if drafter.law not in rule.laws:
-            fitting = ", ".join(name for name, r in RULES.items() if drafter.law in r.laws)
-            raise OptionError(
-                f"The rule {rule.name!r} is not exact for drafts of {self.about.name!r} "
-                f"({drafter.law}); use one of: {fitting}."
-            )
-        return rule
+        return exact_rule(self.options.rule, drafter.law, greedy=greedy, asker=self.about.name)
 
 
 def _record(

@@ -52,7 +52,7 @@ class DraftModel:
     """
 
     def __init__(self, model: Model, sampling: SamplingOptions) -> None:
-        self.model = model
+        self.model, self.sampling = model, sampling
         self._sampler = Sampler(sampling, model.device)
         self._target: Target | None = None
 
@@ -83,7 +83,7 @@ class DraftModel:
             return self.probs(target.prefill(torch.tensor(list(text))))[-1]
         if target.n_pending:
             target.commit([])
-        known = _common(target.ids, text)
+        known = common(target.ids, text)
         target.roll_back(min(known, len(text) - 1))
         return self.probs(target.extend(text[len(target) :]))[-1]
 
@@ -172,7 +172,7 @@ def _find(target: Model, draft: str | Model | None) -> Model:
     return open_student(target, name).model
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
+def common(one: Sequence[int], other: Sequence[int]) -> int:
     """Length of the common beginning."""
     for place, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:

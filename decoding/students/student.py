@@ -1,7 +1,9 @@
 """A student: a few layers between the target's own embedding and a cut of its unembedding.
 
 What a student learns is its layers; embedding and unembedding stay the target's and are shared with it
-in memory, so that a file holds the layers alone, in eight bits a weight with one scale per row. It
+in memory, so that a file holds the layers alone, in eight bits a weight with one scale per row. It may
+begin with some of the target's first layers as they are, shared likewise (the shallow sub-network of
+2404.18911): they cost time when drafting but no bytes, and what follows has less to learn. It
 unembeds onto the tokens its target uses most (2502.14856 calls that a frequency-ranked vocabulary); to
 all others it gives probability zero, which costs acceptance and never correctness.
 """
@@ -11,7 +13,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,8 @@ class Student:
     """Opened like any model; a draft for the target it was made from."""
     layers: tuple[int, ...]
     """Layers of the target that its own began as."""
+    n_shared: int
+    """First layers of the target that run before its own, unchanged."""
     kept_ids: tuple[int, ...]
     """Tokens it can draft."""
     about: dict[str, Any]
@@ -70,37 +74,48 @@ class Student:
 
 
 def new_student(
-    target: Model, *, layers: Sequence[int] | None = None, kept_ids: Sequence[int] | None = None
+    target: Model,
+    *,
+    layers: Sequence[int] | None = None,
+    n_shared: int = 0,
+    kept_ids: Sequence[int] | None = None,
 ) -> Student:
     """A student that begins as some of the target's layers.
 
     Args:
         target: The model to draft for.
-        layers: Which of its layers; None for the first and the last.
+        layers: Which of its layers; None for the first that is not shared and the last.
+        n_shared: How many of its first layers run before them, unchanged.
         kept_ids: Tokens that can be drafted; None for all.
 
     Raises:
         DraftError: The target has no such layer, or its parts cannot be found.
     """
-    chosen = tuple(layers) if layers is not None else (0, target.n_layers - 1)
+    if not 0 <= n_shared < target.n_layers:
+        raise DraftError(f"n_shared must be from 0 to {target.n_layers - 1}, got {n_shared}.")
+    chosen = tuple(layers) if layers is not None else (n_shared, target.n_layers - 1)
     if not chosen or any(not 0 <= layer < target.n_layers for layer in chosen):
         raise DraftError(f"layers must be from 0 to {target.n_layers - 1}, got {chosen}.")
     ids = tuple(range(target.d_vocab)) if kept_ids is None else tuple(sorted(set(kept_ids)))
     module = target.module
     config = copy.deepcopy(module.config)
-    config.num_hidden_layers = len(chosen)
+    order = [*range(n_shared), *chosen]
+    config.num_hidden_layers = len(order)
     config.tie_word_embeddings = False
     if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[layer] for layer in chosen]
+        config.layer_types = [config.layer_types[layer] for layer in order]
     with torch.device("meta"):
         small = type(module)(config)
     body, own = _body(module), _body(small)
-    own.embed_tokens = body.embed_tokens
+    own.embed_tokens = _sharing(body.embed_tokens)
     own.norm = copy.deepcopy(body.norm)
     for name, part in body.named_children():
         if name not in ("embed_tokens", "norm", "layers"):
             setattr(own, name, copy.deepcopy(part))
-    own.layers = nn.ModuleList(copy.deepcopy(body.layers[layer]) for layer in chosen)
+    own.layers = nn.ModuleList(
+        _sharing(body.layers[layer]) if place < n_shared else copy.deepcopy(body.layers[layer])
+        for place, layer in enumerate(order)
+    )
     for number, layer in enumerate(own.layers):
         for part in layer.modules():
             if hasattr(part, "layer_idx"):
@@ -112,13 +127,13 @@ def new_student(
     small.eval()
     tokenizer = target.tokenizer if target.has_tokenizer else None
     model = wrap_model(small, tokenizer, name=f"student of {target.name}", check=False)
-    return Student(model, chosen, ids, {})
+    return Student(model, chosen, n_shared, ids, {})
 
 
 def save_student(student: Student, file: Path, target: Model, about: dict[str, Any]) -> None:
     """Write a student's own weights, eight bits each, and what they belong to."""
     tensors: dict[str, Tensor] = {"kept_ids": torch.tensor(student.kept_ids, dtype=torch.int32)}
-    for name, weight in _own_weights(student.model.module).items():
+    for name, weight in _own_weights(student.model.module, student.n_shared).items():
         if weight.ndim == 2:
             scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
             tensors[name] = (weight / scale).round().to(torch.int8)
@@ -129,6 +144,7 @@ def save_student(student: Student, file: Path, target: Model, about: dict[str, A
         "target": target.name,
         "target_digest": target.weights_digest,
         "layers": json.dumps(student.layers),
+        "n_shared": json.dumps(student.n_shared),
         "about": json.dumps(about),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -153,24 +169,31 @@ def open_student(target: Model, file: Path | str) -> Student:
                 f"weights than {target.name}. Make one for it: `fluoroscope distil --model ...`."
             )
         kept = held.get_tensor("kept_ids").tolist()
-        made = new_student(target, layers=json.loads(facts["layers"]), kept_ids=kept)
+        n_shared = json.loads(facts.get("n_shared", "0"))
+        made = new_student(
+            target, layers=json.loads(facts["layers"]), n_shared=n_shared, kept_ids=kept
+        )
         with torch.no_grad():
-            for name, weight in _own_weights(made.model.module).items():
+            for name, weight in _own_weights(made.model.module, n_shared).items():
                 stored = held.get_tensor(name).to(weight.device)
                 if stored.dtype == torch.int8:
                     stored = stored.float() * held.get_tensor(f"{name}.scale").to(weight.device)
                 weight.copy_(stored)
-    return Student(made.model, made.layers, made.kept_ids, json.loads(facts["about"]))
+    return replace(made, about=json.loads(facts["about"]))
 
 
-def _own_weights(module: nn.Module) -> dict[str, Tensor]:
+def _own_weights(module: nn.Module, n_shared: int) -> dict[str, Tensor]:
     """Weights a student does not share with its target."""
     body = _body(module)
+    shared = ("embed_tokens.", *(f"layers.{place}." for place in range(n_shared)))
     return {
-        name: weight.data
-        for name, weight in body.named_parameters()
-        if not name.startswith("embed_tokens.")
+        name: weight.data for name, weight in body.named_parameters() if not name.startswith(shared)
     }
+
+
+def _sharing(part: nn.Module) -> nn.Module:
+    """A copy over the same weights: who looks at the target's modules does not see the student's."""
+    return copy.deepcopy(part, {id(weight): weight for weight in part.parameters()})
 
 
 def _body(module: nn.Module) -> Any:

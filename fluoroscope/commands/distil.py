@@ -25,6 +25,12 @@ Passages = Annotated[int, typer.Option(min=0, help="Passages read besides; they 
 New = Annotated[int, typer.Option("--max-new-tokens", min=8, help="Longest answer, tokens.")]
 Steps = Annotated[int, typer.Option(min=1, help="Training steps.")]
 Kept = Annotated[int, typer.Option(min=64, help="Tokens that the student can draft.")]
+Shared = Annotated[
+    int, typer.Option(min=0, help="First layers of the target that the student runs as they are.")
+]
+Bfloat16 = Annotated[
+    bool, typer.Option("--bfloat16", help="Teach in bfloat16: faster on processors that have it.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of prompts, draws and order.")]
 
 
@@ -38,6 +44,8 @@ def distil(
     max_new_tokens: New = 112,
     steps: Steps = 300,
     kept: Kept = 8192,
+    shared: Shared = 4,
+    bfloat16: Bfloat16 = False,
     seed: Seed = 0,
     model: options.Model = None,
     device: options.Device = None,
@@ -76,7 +84,9 @@ def distil(
             progress=progress,
         )
     texts += [target.encode(text, bos=False).tolist() for text in training_passages(passages)]
-    rules = DistilOptions(steps=steps, n_kept=kept, length=256, seed=seed)
+    rules = DistilOptions(
+        steps=steps, n_kept=kept, n_shared=shared, length=256, seed=seed, bfloat16=bfloat16
+    )
     with terminal.track("Teaching", "steps") as progress:
         student, found = distil(
             target, texts, options=rules, checkpoint=folder / "checkpoint.pt", progress=progress

@@ -22,6 +22,7 @@ from fluoroscope.decoding import (
     save_generations,
 )
 from fluoroscope.decoding.plain import Plain
+from fluoroscope.decoding.seq2seq import BlockWriter, BlockWriterOptions
 from fluoroscope.decoding.trace import KINDS
 from fluoroscope.probes import Model, Provenance, capture, create_run, open_run, wrap_model
 from fluoroscope.probes.errors import OptionError, UnknownSiteError
@@ -31,7 +32,7 @@ from tests.families import tiny_module
 NAMES = [about.name for about in engines()]
 FAMILIES = ["llama", "gpt2", "gemma2", "gpt_neox", "opt", "qwen3", "phi3", "olmo2", "mixtral"]
 RECURRENT = ["mamba2", "lfm2"]
-DRAFTED = {"draft-chain", "dyspec", "rsd-c", "rsd-s", "sequoia"}
+DRAFTED = {"draft-chain", "dyspec", "rsd-c", "rsd-s", "sequoia", "pearl"}
 
 
 @cache
@@ -40,14 +41,24 @@ def draft_model(vocab_size: int = 260, dtype: torch.dtype = torch.float32) -> Mo
     return wrap_model(small_vocabulary(vocab_size, seed=7).to(dtype), name="draft")
 
 
+@cache
+def block_writer(vocab_size: int = 260) -> BlockWriter:
+    """A block writer that was taught nothing."""
+    shape = BlockWriterOptions(d_model=16, n_heads=2, d_mlp=16, n_encoder=1, n_decoder=1)
+    return BlockWriter(vocab_size, shape).eval()
+
+
 def small_vocabulary(vocab_size: int, *, seed: int = 0) -> PreTrainedModel:
     special = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     return tiny_module("llama", seed=seed, vocab_size=vocab_size, **special)
 
 
-def needs_of(engine: str) -> dict[str, object]:
+def needs_of(engine: str, vocab_size: int = 260) -> dict[str, object]:
     """Options without which an engine cannot run on a tiny model."""
-    return {"draft": draft_model()} if engine in DRAFTED else {}
+    if engine == "gad":
+        return {"writer": block_writer(vocab_size)}
+    alone = {"where": "inline"} if engine == "pearl" else {}
+    return {"draft": draft_model(vocab_size)} | alone if engine in DRAFTED else {}
 
 
 def verified_whole(engine: str) -> dict[str, object]:
@@ -115,8 +126,7 @@ def test_sampled_texts_have_the_models_joint_law(engine: str) -> None:
     drafted, at temperature 1.3 with top-k 5; a false alarm has probability 1e-4 per engine."""
     model = wrap_model(small_vocabulary(6), name="six symbols")
     options: dict[str, object] = {"temperature": 1.3, "top_k": 5}
-    if engine in DRAFTED:
-        options["draft"] = draft_model(6)
+    options |= needs_of(engine, 6)
     if engine != "plain":
         options["thrifty"] = False
     prompt = torch.tensor([1, 2, 3, 1, 2])
