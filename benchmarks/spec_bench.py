@@ -10,8 +10,8 @@ machine slows all alike. Peers: `model.generate` plain, with transformers' own p
 `--assistant`, with an assistant model (the student that `draft-chain` drafts with), in float32 on a
 module of their own. Engines keep what they learn across the questions of one call, and begin anew with
 every repeat. A rate is the median over questions of the ratio of tokens per second within a question,
-each the median over `--repeats`. Texts that differ from our plain engine's are counted: rounding decides
-between near-equal tokens (see "lossless" in CONTRIBUTING). An engine can be given options:
+each the median over `--repeats`. Texts that differ from our plain engine's are counted: rounding
+decides between near-equal tokens (see "lossless" in CONTRIBUTING). An engine can be given options:
 `token-recycling:thrifty=false:layout=plain`.
 """
 
@@ -22,7 +22,7 @@ import json
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ OWN = Path(__file__).with_name("prompts.jsonl")
 STUDENT = "decoding/drafters/embedded_student.safetensors"
 ENGINES = "plain,prompt-lookup,token-recycling,suffix,hybrid"
 DEPTHS = 8
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+"""Wall time, or processor time of all threads, which other work on the machine disturbs less."""
 Run = dict[str, Any]
 
 
@@ -56,24 +58,29 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--assistant", action="store_true")
+    parser.add_argument(
+        "--clock", choices=list(CLOCKS), default="wall", help="cpu: on busy machines"
+    )
     parser.add_argument("--results", type=Path, help="JSON file that runs are added to")
     parser.add_argument("--table", action="store_true", help="only print what the file holds")
     given = parser.parse_args()
     held = json.loads(given.results.read_text()) if given.results and given.results.exists() else []
     if not given.table:
-        held += measure(given)
-        if given.results:
-            given.results.write_text(json.dumps(held), encoding="utf-8")
+        earlier = list(held)
+        for runs in measure(given):
+            held = earlier + runs
+            if given.results:
+                given.results.write_text(json.dumps(held), encoding="utf-8")
     n = len({run["question"] for run in held})
     header(
         "Engines", questions=f"{n} of {given.questions.name}", dtype="float32", batch=1,
-        new=given.max_new_tokens, decoding="greedy",
+        new=given.max_new_tokens, decoding="greedy", clock=given.clock,
     )  # fmt: skip
     show(held)
 
 
-def measure(given: argparse.Namespace) -> list[Run]:
-    """Let every contestant answer every question."""
+def measure(given: argparse.Namespace) -> Iterator[list[Run]]:
+    """Let every contestant answer every question; all runs so far, after each question."""
     questions = read(given.questions, given.skip, given.per_subtask, given.subtasks)
     model, peer = open_model(), open_model().module
     found: dict[tuple[str, int], list[Run]] = defaultdict(list)
@@ -87,9 +94,16 @@ def measure(given: argparse.Namespace) -> list[Run]:
             for name in names[turn:] + names[:turn]:
                 found[name, number].append(contestants[name](question["turns"][0]))
             console.print(f"{number + 1} of {len(questions)}", end="\r")
+            yield summary(found, questions, names[0])
+
+
+def summary(
+    found: dict[tuple[str, int], list[Run]], questions: list[Run], reference_name: str
+) -> list[Run]:
+    """One run per contestant and question: counts of the first repeat, median seconds of all."""
     runs: list[Run] = []
     for (name, number), answers in found.items():
-        question, (reference, *_) = questions[number], found[names[0], number]
+        question, (reference, *_) = questions[number], found[reference_name, number]
         runs.append({
             "contestant": name, "question": question["question_id"], "subtask": question["subtask"],
             "differs": answers[0]["ids"] != reference["ids"],
@@ -102,10 +116,12 @@ def ours(model: Model, given: argparse.Namespace) -> dict[str, Callable[[str], R
     """Engines by name, with the options written behind it."""
     rules = Stopping(max_new_tokens=given.max_new_tokens)
 
+    clock = CLOCKS[given.clock]
+
     def answer(engine: Any, text: str) -> Run:
-        started = time.perf_counter()
+        started = clock()
         made = engine.generate(text, stopping=rules, chat=True)[0]
-        return {"seconds": time.perf_counter() - started} | counts(made)
+        return {"seconds": clock() - started} | counts(made)
 
     found: dict[str, Callable[[str], Run]] = {}
     for name in given.engines.split(","):
@@ -142,16 +158,16 @@ def counts(made: Generation) -> Run:
 
 def theirs(model: Model, peer: Any, given: argparse.Namespace) -> dict[str, Callable[[str], Run]]:
     """Decoding of transformers itself."""
-    encode = make_engine(model, "plain").encode
+    encode, clock = make_engine(model, "plain").encode, CLOCKS[given.clock]
 
     def answer(text: str, **options: Any) -> Run:
         prompt = encode(text, chat=True)
-        started = time.perf_counter()
+        started = clock()
         with torch.no_grad():
             out = peer.generate(
                 prompt[None], max_new_tokens=given.max_new_tokens, do_sample=False, **options
             )
-        seconds = time.perf_counter() - started
+        seconds = clock() - started
         ids = out[0, len(prompt) :].tolist()
         return {"seconds": seconds, "ids": ids, "n_tokens": len(ids), "n_forward": 0}
 
