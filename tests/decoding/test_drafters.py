@@ -45,6 +45,7 @@ from fluoroscope.decoding.students import (
     open_student,
     save_student,
 )
+from fluoroscope.decoding.thrift import LONGEST_REST, N_JUDGED, TRIAL
 from fluoroscope.probes import wrap_model
 from tests.conftest import ids
 from tests.families import tiny_module
@@ -241,6 +242,45 @@ def test_thrift_keeps_what_pays() -> None:
     assert len(thrift.trim(tree)) == 0
     curve = CostCurve((1, 3), (1.0, 2.0))
     assert [curve.seconds(rows) for rows in (1, 2, 3, 5)] == [1.0, 1.5, 2.0, 3.0]
+
+
+def test_drafting_that_does_not_pay_rests_and_is_tried_again() -> None:
+    """Nothing accepted at a pass and a half a step: of 2,000 steps at most a quarter draft, and no rest
+    is longer than the longest; once drafts pay, resting ends."""
+    thrift = Thrift(lambda rows: 1.0 if rows == 1 else 1.5)
+
+    def drafts(n_steps: int, n_emitted: int) -> list[bool]:
+        found = []
+        for _ in range(n_steps):
+            found.append(not thrift.rests())
+            if found[-1]:
+                thrift.settle(3, n_emitted, 0.0, 1.5)
+        return found
+
+    tried = drafts(2000, 1)
+    assert all(tried[:TRIAL]), "it is tried first"
+    assert 0 < sum(tried) < 500
+    longest = max(len(run) for run in "".join("01"[t] for t in tried).split("1"))
+    assert longest == LONGEST_REST
+    assert all(drafts(2000, 3)[LONGEST_REST:])
+
+
+def test_drafting_that_finds_nothing_goes_on_while_it_is_cheap() -> None:
+    for drafting, goes_on in ((0.01, True), (0.2, False)):
+        thrift = Thrift(lambda rows: float(rows))
+        for _ in range(TRIAL):
+            thrift.settle(0, 1, drafting, 1.0)
+        assert thrift.rests() != goes_on
+
+
+def test_a_wrong_cost_curve_is_noticed() -> None:
+    """Everything three times slower is another load; only wide passes three times slower is not."""
+    for wide, wrong in ((3.0, False), (9.0, True)):
+        thrift = Thrift(lambda rows: 1.0)
+        for _ in range(N_JUDGED):
+            thrift.settle(0, 1, 0.0, 3.0)
+            thrift.settle(8, 9, 0.0, wide)
+        assert thrift.misjudges == wrong
 
 
 def test_what_was_learned_is_kept_and_refused_elsewhere(tiny_llama, tmp_path) -> None:
