@@ -285,7 +285,7 @@ def test_checkpointed_layers_are_captured_once_at_their_ends() -> None:
 
 def test_sites_inside_a_checkpointed_layer_are_refused_in_backward() -> None:
     """They run again there, outside any pass: their rows would come twice."""
-    model, site = checkpointed(), "layers.1.mlp.out"
+    model, site = checkpointed(), "layers.1.attn.out"
     with capture(model, site) as acts:
         loss = model(ids(), use_cache=False).logits.square().mean()
         with pytest.raises(OptionError, match="gradient checkpointing .* must be off"):
