@@ -104,5 +104,8 @@ def _with_bridge_patterns(sites: SiteMap, module: PreTrainedModel) -> SiteMap:
         if site.kind != "attn.pattern":
             family_sites.append(site)
     return SiteMap(
-        family_sites, n_layers=sites.n_layers, first_hidden_state=sites.first_hidden_state
+        family_sites,
+        n_layers=sites.n_layers,
+        first_hidden_state=sites.first_hidden_state,
+        why_missing=sites.why_missing,
     )

@@ -6,6 +6,7 @@ so the result is kept (see `modelcache`).
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,7 +54,7 @@ def convert_gguf(source: Path, folder: Path) -> None:
             module = AutoModelForCausalLM.from_pretrained(
                 where, gguf_file=name, dtype=torch.float32
             )
-    except (ValueError, KeyError, IndexError, OSError, ImportError) as error:
+    except (ValueError, KeyError, IndexError, OSError, ImportError, struct.error) as error:
         if "pip install" in str(error):
             raise MissingPackageError(f"Reading {name} needs a package: {error}") from error
         raise DamagedModelError(

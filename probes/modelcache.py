@@ -1,10 +1,10 @@
 """Converted models, kept so that a GGUF file is converted once.
 
-Each conversion is a folder `<name>-<digest>` of safetensors, configuration and tokenizer, with a
-manifest of digests. A folder appears whole, by one rename, under a lock: two first openings at once
-convert once, and a killed conversion leaves nothing that is mistaken for a model (its remains go
-with the next one). Every opening
-checks the weights against the manifest (0.3 s for 540 MB); what does not hold is converted anew.
+Each conversion is a folder `<name>-<digest of the source>` of safetensors, configuration and tokenizer,
+with a manifest of digests. A folder appears whole, by one rename, under a lock: two first openings at
+once convert once, and a killed conversion leaves nothing that is mistaken for a model (its remains go
+with the next one). Every opening checks the weights against the manifest (0.3 s for 540 MB); what does
+not hold is converted anew.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock
 
-from .digest import file_digest, files_digest
+from .digest import file_digest, files_digest, remembered_digest
 from .errors import DamagedModelError
 
 MANIFEST = "fluoroscope.json"
@@ -89,9 +89,9 @@ def converted(
     """
     models = cache_folder(cache_dir) / "models"
     models.mkdir(parents=True, exist_ok=True)
-    stat = source.stat()
-    key = f"{expected_digest or f'{stat.st_size}-{stat.st_mtime_ns}'}"[:40]
-    folder = models / f"{name}-{key}"
+    memory = cache_folder(cache_dir) / "sources"
+    key = expected_digest or remembered_digest(source, memory)
+    folder = models / f"{name}-{key[:40]}"
     with FileLock(models / f"{folder.name}.lock"):
         cached = _read_manifest(folder)
         if cached is not None and _holds(folder, cached):
@@ -104,7 +104,7 @@ def converted(
             )
         for remains in models.glob(f".{folder.name}.*"):
             shutil.rmtree(remains, ignore_errors=True)
-        digest = file_digest(source)
+        digest = key if expected_digest is None else file_digest(source)
         if expected_digest is not None and digest != expected_digest:
             raise DamagedModelError(
                 f"{source.name} must have SHA-256 {expected_digest}, got {digest}. Install it again: "

@@ -135,7 +135,17 @@ class Moments(Reducer):
         self._scatter = self._scatter + scatter + outer * (self.n_rows * n / total)
 
     def merge(self, other: Any) -> None:
-        """Take in what `other` saw."""
+        """Take in what `other` saw.
+
+        Raises:
+            OptionError: One keeps the covariance, the other does not.
+        """
+        if self._full != other._full:
+            kept = {True: "the covariance", False: "variances only"}
+            raise OptionError(
+                f"Moments to be merged must keep the same; this one keeps {kept[self._full]}, the "
+                f"other {kept[other._full]}. Make both with the same `covariance`."
+            )
         if other.n_rows:
             self._combine(other.n_rows, other._mean, other._scatter)
             self.n_rows += other.n_rows

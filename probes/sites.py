@@ -115,7 +115,7 @@ class SiteMap:
         why_missing: dict[str, str] | None = None,
     ) -> None:
         self._sites = {site.name: site for site in sites}
-        self._why_missing = why_missing or {}
+        self.why_missing = why_missing or {}
         self.n_layers, self.first_hidden_state = n_layers, first_hidden_state
 
     @property
@@ -165,7 +165,7 @@ class SiteMap:
 
     def _unknown(self, asked: str) -> UnknownSiteError:
         message = f"Unknown site {asked!r}: "
-        reasons = [why for kind, why in self._why_missing.items() if asked.endswith(kind)]
+        reasons = [why for kind, why in self.why_missing.items() if asked.endswith(kind)]
         if reasons:
             message += f"{reasons[0]} "
         else:

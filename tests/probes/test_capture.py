@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fluoroscope.probes import Mask, Positions, capture, intervene, wrap_model
+from fluoroscope.probes import Mask, Model, Positions, capture, intervene, wrap_model
 from fluoroscope.probes.errors import OptionError, SiteNotFiredError, UnknownSiteError
 from fluoroscope.probes.reducers import Moments
 from tests.conftest import ids, n_hooks
@@ -261,3 +261,35 @@ def test_a_part_of_the_model_run_by_itself_is_refused(tiny_llama) -> None:
             with pytest.raises(OptionError, match="outside a pass of the whole model"):
                 tiny_llama.module.model(ids())
         assert acts["embed"].shape == (2, 7, 32)
+
+
+def checkpointed() -> Model:
+    model = wrap_model(tiny_module("llama"))
+    model.module.train()
+    model.module.activation_checkpointing_enable()
+    return model
+
+
+def test_checkpointed_layers_are_captured_once_at_their_ends() -> None:
+    """transformers checkpoints inside the layer, so that what enters and leaves it is seen once."""
+    sites = ("layers.1.resid_pre", "layers.1.resid_post")
+    model, plain = checkpointed(), wrap_model(tiny_module("llama"))
+    with capture(model, *sites) as acts, capture(plain, *sites) as expected:
+        plain(ids())
+        model(ids(), use_cache=False).logits.square().mean().backward()
+    for site in sites:
+        assert len(acts.chunks(site)) == 1
+        torch.testing.assert_close(acts[site], expected[site])
+    assert model.module.model.layers[0].self_attn.q_proj.weight.grad.abs().sum() > 0
+
+
+def test_sites_inside_a_checkpointed_layer_are_refused_in_backward() -> None:
+    """They run again there, outside any pass: their rows would come twice."""
+    model, site = checkpointed(), "layers.1.attn.out"
+    with capture(model, site) as acts:
+        loss = model(ids(), use_cache=False).logits.square().mean()
+        with pytest.raises(OptionError, match="gradient checkpointing .* must be off"):
+            loss.backward()
+        loss = model(ids(), use_cache=False).logits.square().mean()
+    loss.backward()
+    assert len(acts.chunks(site)) == 2

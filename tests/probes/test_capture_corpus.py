@@ -118,7 +118,16 @@ def test_sites_without_a_row_per_token_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "r.h5").exists()
 
 
-def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
+TORCHRUN = ("torch.distributed.run", "--nproc-per-node", "2")
+# Without a GPU too, this flag is what makes accelerate start several processes on one machine.
+ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "launcher", [TORCHRUN, pytest.param(ACCELERATE, marks=pytest.mark.slow)], ids=lambda it: it[0]
+)
+def test_two_processes_give_what_one_gives(tmp_path: Path, launcher: tuple[str, ...]) -> None:
     root = str(Path(__file__).resolve().parents[2])
     script = tmp_path / "job.py"
     script.write_text(
@@ -126,12 +135,14 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
         "from tests.probes.test_capture_corpus import read\n"
         f"read(Path({str(tmp_path / 'two.h5')!r}))\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(script)]
+    command = [sys.executable, "-m", *launcher, str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, env=environment, capture_output=True, timeout=200)
     one, two = read(tmp_path / "one.h5"), open_run(tmp_path / "two.h5")
     assert two.complete
     assert two.verify().ok
+    prefixes = {shard["file"].partition("-")[0] for shard in two.shards}
+    assert prefixes == {"rank0000", "rank0001"}, "each process wrote its share"
     assert not list(tmp_path.glob("two.rank*"))
     order_one, order_two = one.tokens.index.argsort(), two.tokens.index.argsort()
     for a, b in zip(order_one.tolist(), order_two.tolist(), strict=True):

@@ -96,3 +96,17 @@ def test_ties_go_to_the_earliest_row_whatever_the_split(seed: int, cuts: list[in
     order = np.argsort(-rows.abs().numpy().ravel(), kind="stable")[:5]
     assert top.rows.tolist() == (order // 6).tolist()
     assert top.channels.tolist() == (order % 6).tolist()
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_moments_that_keep_different_things_are_not_merged(full: bool) -> None:
+    left, right = Moments(covariance=full), Moments(covariance=not full)
+    left.update(rows_of(0))
+    with pytest.raises(OptionError, match=r"must keep the same.*same `covariance`"):
+        left.merge(right)
+    right.update(rows_of(1))
+    before = left.variance.clone()
+    with pytest.raises(OptionError, match="must keep the same"):
+        left.merge(right)
+    assert torch.equal(left.variance, before)
+    assert left.n_rows == 40
