@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+import torch
+
+from fluoroscope.probes import Model, capture, intervene
+from fluoroscope.probes.readings import Texts, next_token
+from fluoroscope.sae.metrics import fidelity, splice
+from fluoroscope.sae.metrics.fidelity import replaced
+
+SITE = "layers.1.resid_post"
+
+
+class Same:
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        return codes
+
+
+class Nothing(Same):
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(codes)
+
+
+def texts(n: int = 4, length: int = 12) -> Texts:
+    generator = np.random.default_rng(0)
+    ids = tuple(generator.integers(0, 256, length + (i % 2)).astype(np.int64) for i in range(n))
+    return Texts(ids, tuple(map(str, range(n))))
+
+
+def test_identity_scores_one_and_zero_scores_nothing(tiny_llama: Model) -> None:
+    found = fidelity(tiny_llama, SITE, texts(), {"same": Same(), "nothing": Nothing()})
+    same, nothing = found.dictionaries["same"], found.dictionaries["nothing"]
+    assert (same.ce_score, same.kl_score, same.delta_loss) == (1.0, 1.0, 0.0)
+    assert (nothing.ce_score, nothing.kl_score) == (pytest.approx(0, abs=1e-5),) * 2
+    assert nothing.loss == pytest.approx(found.zero_loss, abs=1e-6)
+    assert found.clean_loss == pytest.approx(next_token(tiny_llama, texts()).loss, abs=1e-5)
+
+
+def test_mean_ablation_puts_the_mean_of_replaced_rows(tiny_llama: Model) -> None:
+    some = texts()
+    rows, losses = [], []
+    for _, ids in some.batches():
+        with capture(tiny_llama, SITE) as held:
+            tiny_llama(ids)
+        rows.append(held[SITE][:, 1:].reshape(-1, 32))
+    mean = torch.cat(rows).mean(0)
+    for _, ids in some.batches():
+
+        def put(value: torch.Tensor) -> torch.Tensor:
+            out = value.clone()
+            out[:, 1:] = mean
+            return out
+
+        with intervene(tiny_llama, {SITE: put}):
+            scores = tiny_llama(ids).logits[:, :-1].log_softmax(-1)
+        losses.append(-scores.gather(-1, ids[:, 1:, None]).flatten())
+    found = fidelity(tiny_llama, SITE, some, {"same": Same()})
+    assert found.mean_loss == pytest.approx(torch.cat(losses).mean().item(), abs=1e-5)
+
+
+def test_special_and_first_tokens_stay(tiny_llama: Model) -> None:
+    ids = torch.tensor([[5, 256, 7, 8]])
+    where = replaced(ids, tiny_llama.vocabulary.special)
+    assert where.tolist() == [[False, False, True, True]]
+    value = torch.ones(1, 4, 32)
+    spliced = splice(Nothing(), where)(value)
+    assert spliced[0, :, 0].tolist() == [1, 1, 0, 0]
+
+
+def test_error_term_leaves_all_but_the_edited_codes() -> None:
+    value = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(splice(Nothing(), error_term=True)(value), value)
+    knocked = splice(Same(), edit_codes=lambda c: c * (torch.arange(8) != 3), error_term=True)(
+        value
+    )
+    assert torch.allclose(knocked[..., 3], torch.zeros(2, 3), atol=1e-6)
+    assert torch.equal(knocked[..., :3], value[..., :3])
