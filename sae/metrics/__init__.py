@@ -2,7 +2,8 @@
 
 from .absorption import absorbed_cosine, absorption_scores
 from .activity import Activity, ActivityStats
-from .baselines import Dictionary, PrincipalComponents, RandomDecoder
+from .baselines import PrincipalComponents, RandomDecoder
+from .dictionary import Dictionary, atoms_of, rebuild, sparse_codes
 from .fidelity import Fidelity, FidelityTable, fidelity, splice
 from .geometry import (
     babel,
@@ -36,6 +37,7 @@ __all__ = [
     "Stability",
     "absorbed_cosine",
     "absorption_scores",
+    "atoms_of",
     "babel",
     "coactive_babel",
     "coactive_cosine",
@@ -49,7 +51,9 @@ __all__ = [
     "match",
     "max_cosines",
     "mean_cosine",
+    "rebuild",
     "seed_stability",
+    "sparse_codes",
     "sparse_probe",
     "splice",
     "supports",

@@ -7,26 +7,11 @@ which is why they are always in the table.
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ...probes.errors import OptionError
-
-
-@runtime_checkable
-class Dictionary(Protocol):
-    """Whatever turns rows into codes and codes into rows."""
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Codes of rows, (rows, latents)."""
-        ...
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """Rows from codes, (rows, d_model)."""
-        ...
 
 
 class _Keeping:
@@ -42,9 +27,9 @@ class _Keeping:
         """Number of latents."""
         return len(self.W_dec)
 
-    def encode(self, x: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows latents"]:
+    def encode(self, rows: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows latents"]:
         """The k codes of largest size, signed."""
-        codes = (x - self.mean) @ self.W_dec.T
+        codes = (rows - self.mean) @ self.W_dec.T
         kept = codes.abs().topk(self.k, dim=-1).indices
         return torch.zeros_like(codes).scatter(-1, kept, codes.gather(-1, kept))
 
@@ -101,6 +86,6 @@ class RandomDecoder(_Keeping):
         guess = self.decode(self.encode(x)) - self.mean
         self.factor = float(((x - self.mean) * guess).sum() / guess.square().sum().clamp(min=1e-12))
 
-    def encode(self, x: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows latents"]:
+    def encode(self, rows: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows latents"]:
         """The k largest correlations times the common factor."""
-        return super().encode(x) * self.factor
+        return super().encode(rows) * self.factor

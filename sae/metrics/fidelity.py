@@ -33,7 +33,7 @@ from ...probes.model import Model
 from ...probes.readings.bootstrap import mean_with_interval
 from ...probes.readings.loss import token_scores
 from ...probes.readings.texts import Texts
-from .baselines import Dictionary
+from .dictionary import Dictionary, rebuild
 
 Progress = Callable[[int, int, str], None]
 CodeEdit = Callable[[Tensor], Tensor]
@@ -102,9 +102,9 @@ def splice(
     def edit(value: Tensor) -> Tensor:
         rows = value.reshape(-1, value.shape[-1]).float()
         codes = dictionary.encode(rows)
-        made = dictionary.decode(codes if edit_codes is None else edit_codes(codes))
+        made = rebuild(dictionary, codes if edit_codes is None else edit_codes(codes), rows)
         if error_term:
-            made = rows + (made - dictionary.decode(codes))
+            made = rows + (made - rebuild(dictionary, codes, rows))
         made = made.to(value.dtype).reshape(value.shape)
         return (
             made if where is None else torch.where(where.to(value.device)[..., None], made, value)
