@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from ...probes.errors import OptionError
+from ..codes import Codes, as_sparse
 
 DENSE = 0.1
 """A latent that fires on more than this share of rows is called dense."""
@@ -64,19 +64,21 @@ class ActivityStats:
         self._max = torch.zeros(d_sae, dtype=torch.float64)
         self._n_rows, self._l0, self._l0_squared = 0, 0.0, 0.0
 
-    def add(self, codes: Float[Tensor, "rows latents"]) -> None:
-        """Take in the codes of rows."""
-        if codes.shape[1] != len(self._sum):
-            raise OptionError(f"Codes must be {len(self._sum)} wide, got {codes.shape[1]}.")
-        if not len(codes):
-            return
-        sizes = codes.abs().cpu()
-        fires = sizes > 0
-        self._n_active += fires.sum(0)
-        self._sum += sizes.sum(0, dtype=torch.float64)
-        self._max = torch.maximum(self._max, sizes.amax(0).double())
-        per_row = fires.sum(1).double()
-        self._n_rows += len(codes)
+    def add(self, codes: Codes) -> None:
+        """Take in the codes of rows: sparse, or a full matrix [rows, latents].
+
+        Raises:
+            OptionError: The codes are of another width.
+        """
+        sparse = as_sparse(codes.detach())
+        if sparse.d_sae != len(self._sum):
+            raise OptionError(f"Codes must be {len(self._sum)} wide, got {sparse.d_sae}.")
+        sizes, latents = sparse.values.abs().double().cpu(), sparse.indices.cpu()
+        self._n_active += sparse.counts().cpu()
+        self._sum.index_add_(0, latents, sizes)
+        self._max.scatter_reduce_(0, latents, sizes, "amax")
+        per_row = sparse.l0().double()
+        self._n_rows += sparse.n_rows
         self._l0 += float(per_row.sum())
         self._l0_squared += float(per_row.square().sum())
 

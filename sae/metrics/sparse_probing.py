@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -26,6 +26,7 @@ from ...probes.errors import OptionError
 
 SIZES = (1, 2, 5)
 TEST_SHARE = 0.2
+MIN_ROWS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,7 @@ def sparse_probe(
     activations: Float[np.ndarray, "texts d_model"],
     labels: Bool[np.ndarray, " texts"],
     *,
+    groups: Int[np.ndarray, " texts"] | None = None,
     sizes: Sequence[int] = SIZES,
     seed: int = 0,
 ) -> SparseProbe:
@@ -63,25 +65,17 @@ def sparse_probe(
         codes: Codes pooled over each text's tokens.
         activations: Activations pooled alike.
         labels: Whether each text has the concept; classes are balanced by leaving rows out.
+        groups: What belongs together and must not be split between fitting and scoring (the document
+            of each row where rows are tokens); None: every row stands alone.
         sizes: Numbers of latents.
         seed: Fixes which rows balance the classes and which are held out.
 
     Raises:
-        OptionError: Fewer than 10 texts of either class, or a size below 1 or above the latents.
+        OptionError: Too few rows of either class, or a size below 1 or above the latents.
     """
-    generator = np.random.default_rng(seed)
-    yes, no = np.flatnonzero(labels), np.flatnonzero(~labels)
-    n = min(len(yes), len(no))
-    if n < 10:
-        raise OptionError(
-            f"A task needs at least 10 texts of each class, got {len(yes)} and {len(no)}."
-        )
     if min(sizes) < 1 or max(sizes) > min(codes.shape[1], activations.shape[1]):
         raise OptionError(f"sizes must be from 1 to the number of latents, got {tuple(sizes)}.")
-    n_test = max(round(n * TEST_SHARE), 1)
-    chosen = [generator.permutation(rows)[:n] for rows in (yes, no)]
-    test = np.concatenate([rows[:n_test] for rows in chosen])
-    train = np.concatenate([rows[n_test:] for rows in chosen])
+    train, test = _balanced_split(labels, groups, np.random.default_rng(seed))
     order = _by_class_difference(codes[train], labels[train])
     channels = _by_class_difference(activations[train], labels[train])
     return SparseProbe(
@@ -94,6 +88,29 @@ def sparse_probe(
         latents=tuple(int(i) for i in order[: max(sizes)]),
         n_test=len(test),
     )
+
+
+def _balanced_split(
+    labels: Bool[np.ndarray, " texts"],
+    groups: Int[np.ndarray, " texts"] | None,
+    generator: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to fit and rows to score, as many of either class in each."""
+    of = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    held_out = np.zeros(int(of.max(initial=-1)) + 1, dtype=bool)
+    drawn = generator.permutation(len(held_out))
+    held_out[drawn[: max(round(len(held_out) * TEST_SHARE), 1)]] = True
+    parts = []
+    for part in (~held_out[of], held_out[of]):
+        yes, no = np.flatnonzero(part & labels), np.flatnonzero(part & ~labels)
+        n = min(len(yes), len(no))
+        if n < MIN_ROWS:
+            raise OptionError(
+                f"A task needs at least {MIN_ROWS} rows of each class to fit on and to score on, got "
+                f"{len(yes)} with and {len(no)} without the concept."
+            )
+        parts.append(np.concatenate([generator.permutation(rows)[:n] for rows in (yes, no)]))
+    return parts[0], parts[1]
 
 
 def _by_class_difference(

@@ -189,5 +189,16 @@ def test_sparse_probe_finds_the_planted_latent(seed: int) -> None:
     # A single latent separates the classes but for about 3 %; 1e-4 false alarms at 0.9.
     assert found.accuracy[0] > 0.9
     assert found.baseline[0] < found.full
-    with pytest.raises(OptionError, match="at least 10 texts"):
+    with pytest.raises(OptionError, match="at least 5 rows of each class"):
         sparse_probe(codes[:12], activations[:12], np.arange(12) < 3)
+
+
+def test_rows_of_one_document_are_not_split() -> None:
+    groups = np.repeat(np.arange(40), 10)
+    labels = np.arange(400) % 2 == 0
+    codes = np.zeros((400, 40))
+    # A latent per document says nothing about documents not seen: accuracy stays at chance.
+    codes[np.arange(400), groups] = 1.0 + labels
+    found = sparse_probe(codes, codes, labels, groups=groups, sizes=(5,))
+    # 80 rows: 0.75 is 4.5 standard errors above chance.
+    assert found.accuracy[0] < 0.75

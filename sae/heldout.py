@@ -1,0 +1,79 @@
+"""Which rows of a run dictionaries are judged on, and how many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from ..probes.errors import OptionError
+from ..probes.readings.labels import LABELS
+from ..probes.runfile import Run
+from .features.build import kept_rows
+
+FIT_SHARE = 0.25
+"""Share of the source documents that baselines are fitted on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateOptions:
+    """How much to measure."""
+
+    n_rows: int = 32_768
+    """Rows that reconstruction and activity are measured on, at most."""
+    n_fit_rows: int = 8192
+    """Rows that baselines are fitted on, at most."""
+    n_loss_tokens: int = 2048
+    """Tokens read with each dictionary spliced in; 0 leaves fidelity out."""
+    n_geometry_rows: int = 2048
+    """Rows of codes kept for co-active geometry and effective rank."""
+    probe_label: str | None = None
+    """Token labels for sparse probing (`python-class`, `line-start`); None leaves probing out."""
+    baselines: bool = True
+    """Whether principal components and a random decoder of equal L0 are measured too."""
+    seed: int = 0
+    """Fixes splits and random directions."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if min(self.n_rows, self.n_fit_rows, self.n_geometry_rows) < 2 or self.n_loss_tokens < 0:
+            raise OptionError("Numbers of rows must be at least 2, of loss tokens at least 0.")
+        if self.probe_label is not None and self.probe_label not in LABELS:
+            raise OptionError(
+                f"probe_label must be one of {', '.join(LABELS)}, got {self.probe_label!r}."
+            )
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Row numbers of a run: what baselines are fitted on, and what everything is measured on."""
+
+    fit: Int64[np.ndarray, " fit"]
+    test: Int64[np.ndarray, " test"]
+    source: Int64[np.ndarray, " rows"]
+    """Number of each row's source document, windows of one document counted as one."""
+    kept: Bool[np.ndarray, " rows"]
+
+
+def held_out(run: Run, options: EvaluateOptions) -> HeldOut:
+    """Split a run's rows by source document; rows are contiguous within a document.
+
+    Raises:
+        OptionError: There are fewer than two documents.
+    """
+    names = [name.partition("#")[0] for name in run.tokens.names]
+    _, of_window = np.unique(names, return_inverse=True)
+    source = np.repeat(of_window, np.diff(run.tokens.offsets))
+    n_sources = int(of_window.max(initial=-1)) + 1
+    if n_sources < 2:
+        raise OptionError(
+            f"{run.path.name} must hold at least 2 documents to be split, it holds {n_sources}."
+        )
+    drawn = np.random.default_rng(options.seed).permutation(n_sources)
+    is_fit = np.isin(source, drawn[: max(round(n_sources * FIT_SHARE), 1)])
+    kept = kept_rows(run)
+    fit = np.flatnonzero(is_fit & kept)[: options.n_fit_rows]
+    test = np.flatnonzero(~is_fit)
+    enough = np.flatnonzero(kept[test].cumsum() >= options.n_rows)
+    return HeldOut(fit, test[: enough[0] + 1] if len(enough) else test, source, kept)
