@@ -37,12 +37,22 @@ BLOCK = "░"
 LONGEST = 64
 """Lengths above are told as this: a very long token is nearly a name."""
 
-KEPT = {"classes", "conditions", "checks", "sites", "stop_reason", "engine", "modules", "phases"}
+KEPT = {
+    "architecture",
+    "classes",
+    "conditions",
+    "checks",
+    "sites",
+    "stop_reason",
+    "engine",
+    "modules",
+    "phases",
+}
 """Text arrays that hold the toolkit's own names."""
 KEPT_ATTRIBUTES = {
     "kind", "kinds", "sources",
     "engine", "summary", "paper", "options", "model", "label", "source", "doc",
-    "axes", "unit", "dtype",
+    "axes", "unit", "dtype", "architecture", "rule", "site", "protocol", "probe_label",
 }  # fmt: skip
 """Text attributes of the same sort."""
 IDS = re.compile(r"^(?!n_|expert|latent|feature|neuron|head|layer|channel)(.*_)?(ids?|tokens?)$")

@@ -102,7 +102,7 @@ def evaluate(
     return SaeComparison(
         site=site,
         conditions=np.array(list(everyone), dtype=str),
-        modules=np.array([_kind(one) for one in everyone.values()], dtype=str),
+        architecture=np.array([_kind(one) for one in everyone.values()], dtype=str),
         n_rows=len(test_kept),
         n_documents=len(np.unique(parts.source[test_kept])),
         density_edges=BIN_EDGES,

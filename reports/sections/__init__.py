@@ -1,12 +1,15 @@
 """One renderer per result kind."""
 
 from ..section import Renderer
+from .dictionaries import sae_comparison
 from .experts import expert_effects, expert_profile
+from .features import sae_features, sae_paths
 from .layers import layer_stats, next_token, self_check
 from .lens import lens
 from .massive import ablation_story, massive_activations
 from .probes import linear_probe
 from .sinks import attention_sinks
+from .synthetic import sae_synthetic
 
 RENDERERS: dict[str, Renderer] = {
     "next_token": next_token,
@@ -19,6 +22,10 @@ RENDERERS: dict[str, Renderer] = {
     "linear_probe": linear_probe,
     "expert_profile": expert_profile,
     "expert_effects": expert_effects,
+    "sae_comparison": sae_comparison,
+    "sae_features": sae_features,
+    "sae_paths": sae_paths,
+    "sae_synthetic": sae_synthetic,
     "self_check": self_check,
 }
 """Renderer by result kind; other kinds get the generic one."""
@@ -34,6 +41,8 @@ ADDED_BY = {
     "linear_probe": "fluoroscope probe RUN",
     "expert_profile": "fluoroscope moe profile",
     "expert_effects": "fluoroscope moe prune",
+    "sae_comparison": "fluoroscope sae eval RUN --sae FOLDER",
+    "sae_features": "fluoroscope sae features RUN --sae FOLDER",
 }
 """Which command adds a kind of result."""
 

@@ -22,7 +22,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,7 +31,10 @@ from torch import Tensor
 
 from ..architectures import make_sae
 from ..base import SparseAutoencoder, TrainingState, squared_error
-from ..codes import as_dense, as_sparse
+from ..batch_encoding import encode_batch_top_k
+from ..batchtopk import BatchTopKOptions, BatchTopKSae
+from ..codes import Codes, as_dense, as_sparse
+from ..matryoshka import MatryoshkaOptions, MatryoshkaSae
 from .tree import N_FEATURES, TRUE_L0
 
 BATCH = 200
@@ -39,8 +42,10 @@ LEARNING_RATE, BETAS, CLIP = 3e-2, (0.5, 0.9375), 1.0
 WARMUP_STEPS, DECAY_SHARE, DECAY_TO = 100, 0.2, 0.1
 START, RAMP_SHARE, GAIN = 0.1, 0.2, 3e-4
 TAU = 0.05
-FIRST_K, FIRST_K_STEPS = 3.0, 1000
+FIRST_K, FIRST_K_STEPS = 3, 1000
 N_PREFIXES, PARETO = 5, 0.5
+JUMP = {"penalty": "step", "sparsity": START, "bandwidth": 0.1, "initial_threshold": 0.1}
+"""Kernel and threshold fit values around 1.5 (ours; the benchmark does not run JumpReLU)."""
 
 Loss = Callable[[SparseAutoencoder, Tensor, TrainingState], tuple[Tensor, Tensor]]
 """From an autoencoder and rows to loss and dense codes."""
@@ -66,12 +71,14 @@ def recipes() -> dict[str, Recipe]:
     return {
         "mp": Recipe(
             architecture="mp",
-            options=plain | {"decoder_norm": "free", "tau": TAU, "stop_on_duplicate": True},
+            options=plain
+            | {"decoder_norm": "free", "k": N_FEATURES, "tolerance": TAU, "stop_on_repeat": True}
+            | {"auxk": 0.0},
         ),
         "omp": Recipe(architecture="omp", options=plain | {"decoder_norm": "free", "k": 2}),
         "relu": Recipe(architecture="relu", options=plain | {"l1": START}, steered=True),
         "gated": Recipe(architecture="gated", options=plain | {"l1": START}, steered=True),
-        "jumprelu": Recipe(architecture="jumprelu", options=plain | {"l0": START}, steered=True),
+        "jumprelu": Recipe(architecture="jumprelu", options=plain | JUMP, steered=True),
         "topk": Recipe(architecture="topk", options=plain | {"k": 2, "auxk": 0.0}),
         "batchtopk": Recipe(
             architecture="batchtopk", options=plain | {"k": FIRST_K, "auxk": 0.0}, k_after=TRUE_L0
@@ -105,9 +112,7 @@ def train(
         seed: Fixes the initial weights and whatever the loss draws.
         on_step: Called after every step.
     """
-    sae = make_sae(
-        recipe.architecture, seed=seed, d_in=N_FEATURES, d_sae=N_FEATURES, **recipe.options
-    )
+    sae = _make(recipe, seed)
     generator = torch.Generator().manual_seed(seed)
     loss = _own_loss if recipe.make_loss is None else recipe.make_loss(generator)
     sae.b_dec.requires_grad = False  # the benchmark has no decoder bias
@@ -115,8 +120,8 @@ def train(
     optimiser = torch.optim.Adam(parameters, lr=LEARNING_RATE, betas=BETAS)
     steering = _Steering(n_steps) if recipe.steered else None
     for step in range(n_steps):
-        if recipe.k_after is not None and step == FIRST_K_STEPS:
-            sae.options = replace(sae.options, k=recipe.k_after)
+        if isinstance(sae, _AverageK) and recipe.k_after is not None and step == FIRST_K_STEPS:
+            sae.average = recipe.k_after
         state = TrainingState(sparsity=1.0 if steering is None else steering.factor)
         value, codes = loss(sae, sample(BATCH), state)
         optimiser.zero_grad()
@@ -133,6 +138,31 @@ def train(
         if on_step is not None:
             on_step(step)
     return sae.eval()
+
+
+class _AverageK(BatchTopKSae):
+    """BatchTopK that keeps a number of latents per row that is no whole one."""
+
+    average: float = FIRST_K
+
+    def _training_codes(self, rows: Tensor, state: TrainingState) -> tuple[Codes, Any]:
+        n_kept = round(self.average * len(rows))
+        codes = encode_batch_top_k(self.centred(rows), self.W_enc, self.b_enc, n_kept)
+        self._follow(codes.values.detach())
+        return codes, None
+
+
+class _AverageKMatryoshka(_AverageK, MatryoshkaSae):
+    """The same for its Matryoshka form."""
+
+
+def _make(recipe: Recipe, seed: int) -> SparseAutoencoder:
+    options: dict[str, Any] = {"d_in": N_FEATURES, "d_sae": N_FEATURES} | recipe.options
+    if recipe.architecture == "batchtopk":
+        return _AverageK(BatchTopKOptions(**options), seed=seed)
+    if recipe.architecture == "matryoshka":
+        return _AverageKMatryoshka(MatryoshkaOptions(**options), seed=seed)
+    return make_sae(recipe.architecture, seed=seed, **options)
 
 
 def _rate(step: int, n_steps: int) -> float:
