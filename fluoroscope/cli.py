@@ -14,6 +14,7 @@ from .commands import (
     capture,
     completion,
     decode,
+    dictionaries,
     distil,
     doctor,
     export,
@@ -24,6 +25,7 @@ from .commands import (
     probe,
     report,
     sae,
+    synthetic,
     xray,
 )
 from .running import USAGE, command, envelope, print_json
@@ -78,8 +80,16 @@ for function in (moe.carve, moe.profile, moe.prune):
     command(experts, function)
 app.add_typer(experts, name="moe")
 
-autoencoders = typer.Typer(help="Sparse autoencoders: trained and read.", no_args_is_help=True)
-for function in (sae.train,):
+autoencoders = typer.Typer(
+    help="Sparse autoencoders: trained, judged, asked.", no_args_is_help=True
+)
+for function in (
+    sae.train,
+    dictionaries.eval,
+    dictionaries.features,
+    synthetic.synthetic,
+    synthetic.modality,
+):
     command(autoencoders, function)
 app.add_typer(autoencoders, name="sae")
 

@@ -17,7 +17,9 @@ class SaeComparison(Result):
     kind: ClassVar[str] = "sae_comparison"
     site: str = described("site whose rows are rebuilt")
     conditions: np.ndarray = described("dictionary", axes=("dictionaries",))
-    architecture: np.ndarray = described("its architecture, or what baseline", axes=("dictionaries",))
+    architecture: np.ndarray = described(
+        "its architecture, or what baseline", axes=("dictionaries",)
+    )
     d_sae: np.ndarray = described("latents", axes=("dictionaries",))
     l0: np.ndarray = described("mean firing latents per row", axes=("dictionaries",))
     l0_std: np.ndarray = described("their standard deviation over rows", axes=("dictionaries",))

@@ -4,6 +4,7 @@ from ..section import Renderer
 from .dictionaries import sae_comparison
 from .experts import expert_effects, expert_profile
 from .features import sae_features, sae_paths
+from .joint import sae_joint
 from .layers import layer_stats, next_token, self_check
 from .lens import lens
 from .massive import ablation_story, massive_activations
@@ -24,6 +25,7 @@ RENDERERS: dict[str, Renderer] = {
     "expert_effects": expert_effects,
     "sae_comparison": sae_comparison,
     "sae_features": sae_features,
+    "sae_joint": sae_joint,
     "sae_paths": sae_paths,
     "sae_synthetic": sae_synthetic,
     "self_check": self_check,

@@ -53,6 +53,26 @@ def sae_synthetic(stored: Stored, context: Context) -> Section:
     )
 
 
+def absorption_figure(stored: Stored) -> Figure:
+    """Absorption of the five architectures that absorb least, as a picture of its own."""
+    means = _means(stored)
+    order = sorted(means, key=means.__getitem__)
+    return _figure(stored, "absorption", *_axis(stored), order[:MAX_SERIES], 1)
+
+
+def _axis(stored: Stored) -> tuple[str, np.ndarray]:
+    """What the study varies: its title and each cell's value."""
+    if stored.protocol == "tree":
+        return "cosine within a level", stored.rho
+    return "mean value of children", stored.child_mean
+
+
+def _means(stored: Stored) -> dict[str, float]:
+    """Mean absorption of each architecture."""
+    names = dict.fromkeys(str(name) for name in stored.architecture)
+    return {name: float(stored.absorption[stored.architecture == name].mean()) for name in names}
+
+
 def _figure(
     stored: Stored, key: str, axis: str, at: np.ndarray, names: list[str], part: int
 ) -> Figure:
