@@ -154,14 +154,21 @@ def absorption_study(
 
 
 def score(sae: SparseAutoencoder, tree: Tree, generator: torch.Generator) -> dict[str, float]:
-    """What a trained autoencoder recovered of a tree."""
+    """What a trained autoencoder recovered of a tree.
+
+    Where codes are signed (omp) an atom and its opposite are the same feature: atoms are matched
+    without sign and turned towards the truth.
+    """
     x, truth = tree.sample(N_TEST, generator)
     with torch.no_grad():
         codes = sae.encode(x)
         x_hat = sae.decode(codes)
     atoms = sae.W_dec.detach()
-    matched = match(tree.atoms, atoms)
+    signed_codes = bool((codes < 0).any())
+    matched = match(tree.atoms, atoms, signed=not signed_codes)
     learned = atoms[torch.from_numpy(matched.columns)]
+    if signed_codes:
+        learned = learned * (learned * tree.atoms).sum(1, keepdim=True).sign()
     flat, hierarchical = gram_errors(learned, tree.atoms, LEVEL)
     return {
         "matched_cosine": matched.mean_cosine,
