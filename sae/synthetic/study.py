@@ -30,6 +30,10 @@ Progress = Callable[[int, int, str], None]
 RHOS = (0.0, 0.3, 0.6)
 CHILD_MEANS = (0.1, 0.5, 1.0)
 N_TEST = 20_000
+MEASURES = (
+    "matched_cosine", "flat_mse", "hierarchical_mse", "absorption", "children_found", "l0", "fvu", "f1",
+)  # fmt: skip
+"""What a cell says of a training; all NaN where it diverged."""
 FOUND = 0.5
 """A child whose matched latent has at least this cosine with it counts as found (ours)."""
 
@@ -159,6 +163,8 @@ def score(sae: SparseAutoencoder, tree: Tree, generator: torch.Generator) -> dic
     Where codes are signed (omp) an atom and its opposite are the same feature: atoms are matched
     without sign and turned towards the truth.
     """
+    if not all(bool(value.isfinite().all()) for value in sae.state_dict().values()):
+        return dict.fromkeys(MEASURES, float("nan"))  # the training diverged
     x, truth = tree.sample(N_TEST, generator)
     with torch.no_grad():
         codes = sae.encode(x)
