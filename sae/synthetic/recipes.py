@@ -35,6 +35,7 @@ from ..batch_encoding import encode_batch_top_k
 from ..batchtopk import BatchTopKOptions, BatchTopKSae
 from ..codes import Codes, as_dense, as_sparse
 from ..matryoshka import MatryoshkaOptions, MatryoshkaSae
+from ..mp import MpOptions, MpSae
 from .tree import N_FEATURES, TRUE_L0
 
 BATCH = 200
@@ -156,12 +157,24 @@ class _AverageKMatryoshka(_AverageK, MatryoshkaSae):
     """The same for its Matryoshka form."""
 
 
+class _UnguardedMp(MpSae):
+    """MP-SAE whose atoms may be longer for a while than residuals that shrink allow.
+
+    The benchmark's own code has no such guard either; atoms come back to length 1 by themselves.
+    """
+
+    def after_step(self) -> None:
+        pass
+
+
 def _make(recipe: Recipe, seed: int) -> SparseAutoencoder:
     options: dict[str, Any] = {"d_in": N_FEATURES, "d_sae": N_FEATURES} | recipe.options
     if recipe.architecture == "batchtopk":
         return _AverageK(BatchTopKOptions(**options), seed=seed)
     if recipe.architecture == "matryoshka":
         return _AverageKMatryoshka(MatryoshkaOptions(**options), seed=seed)
+    if recipe.architecture == "mp":
+        return _UnguardedMp(MpOptions(**options), seed=seed)
     return make_sae(recipe.architecture, seed=seed, **options)
 
 

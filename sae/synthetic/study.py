@@ -30,6 +30,10 @@ Progress = Callable[[int, int, str], None]
 RHOS = (0.0, 0.3, 0.6)
 CHILD_MEANS = (0.1, 0.5, 1.0)
 N_TEST = 20_000
+MEASURES = (
+    "matched_cosine", "flat_mse", "hierarchical_mse", "absorption", "children_found", "l0", "fvu", "f1",
+)  # fmt: skip
+"""What a cell says of a training; all NaN where it diverged."""
 FOUND = 0.5
 """A child whose matched latent has at least this cosine with it counts as found (ours)."""
 
@@ -154,14 +158,23 @@ def absorption_study(
 
 
 def score(sae: SparseAutoencoder, tree: Tree, generator: torch.Generator) -> dict[str, float]:
-    """What a trained autoencoder recovered of a tree."""
+    """What a trained autoencoder recovered of a tree.
+
+    Where codes are signed (omp) an atom and its opposite are the same feature: atoms are matched
+    without sign and turned towards the truth.
+    """
+    if not all(bool(value.isfinite().all()) for value in sae.state_dict().values()):
+        return dict.fromkeys(MEASURES, float("nan"))  # the training diverged
     x, truth = tree.sample(N_TEST, generator)
     with torch.no_grad():
         codes = sae.encode(x)
         x_hat = sae.decode(codes)
     atoms = sae.W_dec.detach()
-    matched = match(tree.atoms, atoms)
+    signed_codes = bool((codes < 0).any())
+    matched = match(tree.atoms, atoms, signed=not signed_codes)
     learned = atoms[torch.from_numpy(matched.columns)]
+    if signed_codes:
+        learned = learned * (learned * tree.atoms).sum(1, keepdim=True).sign()
     flat, hierarchical = gram_errors(learned, tree.atoms, LEVEL)
     return {
         "matched_cosine": matched.mean_cosine,
