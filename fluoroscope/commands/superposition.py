@@ -367,8 +367,8 @@ def _with(chosen: Any, **changes: Any) -> Any:
 def _begin(terminal: Terminal, journal: Any, *, again: bool) -> None:
     if again:
         journal.clear()
-    elif len(journal):
-        terminal.say(f"{len(journal)} finished parts of an earlier run are kept.")
+    elif journal.n_done:
+        terminal.say(f"{journal.n_done} finished parts of an earlier run are kept.")
 
 
 def _journals(output: Path) -> Path:

@@ -40,9 +40,11 @@ class Journal:
                     entry = json.loads(line)
                     self._done[entry["unit"]] = entry["rows"]
                 except (json.JSONDecodeError, KeyError):
-                    break  # cut short by a kill: this unit is done again
+                    continue  # cut short by a kill: this unit is done again
 
-    def __len__(self) -> int:
+    @property
+    def n_done(self) -> int:
+        """Units that are done."""
         return len(self._done)
 
     def get(self, unit: str) -> Rows | None:

@@ -56,7 +56,7 @@ class LayerOptions:
     """Also give F at this FVU, from dictionaries of a third and of three times the penalty as well."""
     n_steps: int = 400
     """Steps of each dictionary."""
-    batch_rows: int = 512
+    batch_rows: int = 256
     """Rows per step, drawn without replacement pass by pass."""
     max_rows: int = 16_384
     """Rows of a site at most, whole documents from the beginning."""
@@ -133,7 +133,7 @@ def layer_superposition(
     found = run_units(
         list(sites),
         lambda site, inner: [measure_site(run, site, chosen, progress=inner)],
-        journal or Journal(None, "layers", chosen),
+        Journal(None, "layers", chosen) if journal is None else journal,
         progress,
     )
     return _profile(found, chosen)

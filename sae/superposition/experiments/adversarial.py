@@ -81,7 +81,7 @@ def adversarial(
         progress: Called with (done, total, note).
     """
     chosen = options or AdversarialOptions()
-    held = journal or Journal(None, "adversarial", chosen)
+    held = Journal(None, "adversarial", chosen) if journal is None else journal
     units = [f"{c} classes, width {w}" for c in chosen.classes for w in chosen.widths]
     rows = run_units(units, lambda unit, inner: _unit(chosen, unit, inner), held, progress)
     return experiment(

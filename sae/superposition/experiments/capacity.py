@@ -70,7 +70,7 @@ def capacity(
         progress: Called with (done, total, note).
     """
     chosen = options or CapacityOptions()
-    held = journal or Journal(None, "capacity", chosen)
+    held = Journal(None, "capacity", chosen) if journal is None else journal
     units = [f"{tasks} tasks, width {w}" for tasks in chosen.n_tasks for w in chosen.widths]
     rows = run_units(units, lambda unit, inner: _unit(chosen, unit, inner), held, progress)
     return experiment(

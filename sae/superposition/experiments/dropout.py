@@ -71,7 +71,7 @@ def dropout(
         progress: Called with (done, total, note).
     """
     chosen = options or DropoutOptions()
-    held = journal or Journal(None, "dropout", chosen)
+    held = Journal(None, "dropout", chosen) if journal is None else journal
     units = [f"width {width}" for width in chosen.widths]
     rows = run_units(units, lambda unit, inner: _width(chosen, unit, inner), held, progress)
     return experiment(

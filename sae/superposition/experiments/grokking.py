@@ -82,7 +82,7 @@ def grokking(
         progress: Called with (done, total, note).
     """
     chosen = options or GrokkingOptions()
-    held = journal or Journal(None, "grokking", chosen)
+    held = Journal(None, "grokking", chosen) if journal is None else journal
     units = [f"network {seed}" for seed in range(chosen.n_seeds)]
     rows = run_units(units, lambda unit, inner: _network(chosen, unit, inner), held, progress)
     return experiment(

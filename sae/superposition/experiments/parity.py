@@ -77,7 +77,7 @@ def parity(
         progress: Called with (done, total, note).
     """
     chosen = options or ParityOptions()
-    held = journal or Journal(None, "parity", chosen)
+    held = Journal(None, "parity", chosen) if journal is None else journal
     networks: list[tuple[Tensor, list[float]]] = []
 
     def measure(unit: str, inner: Progress) -> Rows:

@@ -77,7 +77,7 @@ def sort(
         progress: Called with (done, total, note).
     """
     chosen = options or SortOptions()
-    held = journal or Journal(None, "sort", chosen)
+    held = Journal(None, "sort", chosen) if journal is None else journal
     rows = run_units(
         list(chosen.programs), lambda unit, inner: _program(chosen, unit, inner), held, progress
     )

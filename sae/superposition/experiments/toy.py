@@ -71,7 +71,7 @@ def toy(
         progress: Called with (done, total, note).
     """
     chosen = options or ToyExperimentOptions()
-    held = journal or Journal(None, "toy", chosen)
+    held = Journal(None, "toy", chosen) if journal is None else journal
     # Weights are a second's work to read and a minute's to train: the toys are one unit of their own,
     # and the dictionaries of both reductions are trained on them in the same unit.
     rows = run_units(["toys"], lambda _, inner: _measure(chosen, inner), held, progress)
