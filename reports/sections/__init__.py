@@ -2,12 +2,13 @@
 
 from ..section import Renderer
 from .candidates import expert_agnosticism, expert_confirmation, expert_quantisation
-from .experts import expert_effects, expert_profile
+from .experts import expert_profile
 from .layers import layer_stats, next_token, self_check
 from .lens import lens
 from .massive import ablation_story, massive_activations
 from .moex import moex_comparison
 from .probes import linear_probe
+from .pruning import expert_effects
 from .sinks import attention_sinks
 
 RENDERERS: dict[str, Renderer] = {
