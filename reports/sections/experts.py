@@ -161,10 +161,7 @@ def _tail(stored: Stored) -> Figure:
         data={"largest output": sizes.tolist(), "share at least as large": share.tolist()},
         n=f"{len(sizes)} experts that got a token",
         source=f"{stored.source}/maxima",
-        notes=(
-            f"Power of the share by maximum likelihood (Hill) over the {TAIL} largest; a density falls "
-            "one power faster.",
-        ),
+        notes=(f"Power of the share, by maximum likelihood (Hill) over the {TAIL} largest.",),
     )
 
 
