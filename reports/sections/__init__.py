@@ -14,6 +14,7 @@ from .lens import lens
 from .massive import ablation_story, massive_activations
 from .moex import moex_comparison
 from .probes import linear_probe
+from .pruning import expert_effects
 from .sinks import attention_sinks
 from .subjects import subjects
 from .superposition import superposition_experiment, superposition_layers

@@ -1,15 +1,18 @@
-"""Experts: whose output dwarfs all others', and what falls without them."""
+"""Experts: whose output dwarfs all others', who is busy, who works together."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..charts import as_rows, bars, dots, heat, lines
+from ..charts import as_rows, bars, heat, lines
 from ..figure import Figure
 from ..section import Context, Section, Stored, Tile
-from ..tokens import label
 
 MAX_CELLS = 1600
+TAIL = 20
+"""Largest maxima that the tail's power is fitted to."""
+N_PAIRS = 20
+"""Pairs of experts listed."""
 
 
 def expert_profile(stored: Stored, context: Context) -> Section:
@@ -42,6 +45,7 @@ def expert_profile(stored: Stored, context: Context) -> Section:
         ),
         figures=(
             _maxima(stored), _ranked(stored, context), _tail(stored), _load(stored),
+            _together(stored),
         ),
         tiles=(
             Tile(
@@ -54,53 +58,6 @@ def expert_profile(stored: Stored, context: Context) -> Section:
         verdict=verdict,
         warnings=(bounded,) if stored.n_selectable < 5 else (),
     )  # fmt: skip
-
-
-def expert_effects(stored: Stored, context: Context) -> Section:
-    """Section of the result kind `expert_effects`."""
-    names = [label(str(name), longest=None) for name in stored.conditions]
-    rows = as_rows(
-        condition=names,
-        **{"loss (nats)": stored.loss},
-        low=np.where(np.isnan(stored.loss_low), stored.loss, stored.loss_low),
-        high=np.where(np.isnan(stored.loss_high), stored.loss, stored.loss_high),
-    )
-    n = f"{stored.n_texts} texts, {stored.n_tokens} predictions per condition"
-    loss = Figure(
-        id=f"{stored.name}-loss",
-        question="What does the model lose without them?",
-        reading="; ".join(f"{c}: {v:.2f} nats" for c, v in zip(names, stored.loss, strict=True)),
-        chart=dots(rows, y="condition", x="loss (nats)", low="low", high="high"),
-        data={
-            "taken out": names,
-            "experts": stored.n_removed.tolist(),
-            "loss (nats)": stored.loss.tolist(),
-            "perplexity": np.exp(stored.loss).tolist(),
-            "repetition": stored.repetition.tolist(),
-        },
-        n=n,
-        interval="95 % bootstrap over texts",
-        source=f"{stored.source}/loss",
-    )
-    figures = [loss, _curve(stored, names, n)]
-    if len(stored.attention_layers):
-        figures += [_decay(stored, names, n), _sinks(stored, names, n)]
-    control = f" With {names[2]} taken out it is {stored.loss[2]:.2f}." if len(names) > 2 else ""
-    return Section(
-        id=stored.name,
-        title="What the super experts hold up",
-        chapter="Layers",
-        intro=(
-            f"Experts are taken out (mode {stored.mode!r}) and the same texts are read again. As many "
-            f"random others of the same layers are the control, a mean of {stored.n_draws} draws."
-        ),
-        figures=tuple(figures),
-        verdict=(
-            f"Without {names[1]} the loss goes from {stored.loss[0]:.2f} to {stored.loss[1]:.2f} nats "
-            f"and the largest activation from {stored.largest[0].max():,.0f} to "
-            f"{stored.largest[1].max():,.0f}.{control}"
-        ),
-    )
 
 
 def _name(layer: int | np.integer, expert: int | np.integer) -> str:
@@ -164,6 +121,7 @@ def _ranked(stored: Stored, context: Context) -> Figure:
             "position": stored.ranked_position.tolist(),
             "dimension": stored.ranked_channel.tolist(),
             "gate weight": stored.ranked_gate.tolist(),
+            "texts whose first token comes here": _first_share(stored),
             "neurons": [", ".join(str(int(n)) for n in row if n >= 0) for row in stored.ranked_neurons],
             "adds": [", ".join(f"{v:.4g}" for v in row) for row in stored.ranked_contributions],
             "super weight": stored.ranked_weights[:, 0].tolist() if len(names) else [],
@@ -171,6 +129,15 @@ def _ranked(stored: Stored, context: Context) -> Figure:
         n=f"the {len(names)} largest",
         source=f"{stored.source}/ranked_value",
     )  # fmt: skip
+
+
+def _first_share(stored: Stored) -> list[float]:
+    """Share of texts whose first token is sent to each ranked expert."""
+    rows = {int(layer): row for row, layer in enumerate(stored.layers)}
+    return [
+        float(stored.n_routed_first[rows[int(layer)], int(expert)] / max(stored.n_texts, 1))
+        for layer, expert in zip(stored.ranked_layer, stored.ranked_expert, strict=True)
+    ]
 
 
 def _tail(stored: Stored) -> Figure:
@@ -185,15 +152,22 @@ def _tail(stored: Stored) -> Figure:
         id=f"{stored.name}-tail",
         question="Do they stand apart from the tail?",
         reading=(
-            f"The largest is {sizes[0] / sizes[min(len(sizes) - 1, 10)]:,.1f} times the eleventh."
-            if len(sizes) > 10
+            f"The largest is {sizes[0] / sizes[10]:,.1f} times the eleventh; above "
+            f"{sizes[TAIL - 1]:,.3g} the tail falls like a power of {_exponent(sizes):.2f}."
+            if len(sizes) > TAIL
             else "Too few experts for a tail."
         ),
         chart=lines(rows, x="log10 of the largest output", y="share of experts", log=True),
         data={"largest output": sizes.tolist(), "share at least as large": share.tolist()},
         n=f"{len(sizes)} experts that got a token",
         source=f"{stored.source}/maxima",
+        notes=(f"Power of the share, by maximum likelihood (Hill) over the {TAIL} largest.",),
     )
+
+
+def _exponent(sizes: np.ndarray) -> float:
+    """Hill's estimate from the largest values, which come first."""
+    return float(1 / np.maximum(np.log(sizes[:TAIL] / sizes[TAIL]).mean(), 1e-12))
 
 
 def _load(stored: Stored) -> Figure:
@@ -214,73 +188,34 @@ def _load(stored: Stored) -> Figure:
     )
 
 
-def _curve(stored: Stored, names: list[str], n: str) -> Figure:
-    ratio = stored.largest / np.maximum(stored.median, 1e-12)
-    layers = np.arange(ratio.shape[1])
-    rows = as_rows(
-        layer=np.tile(layers, len(names)),
-        **{"largest / median": ratio.ravel()},
-        **{"taken out": np.repeat(names, len(layers))},
-    )
+def _together(stored: Stored) -> Figure:
+    """Pairs of experts that share more tokens than their loads let expect."""
+    load = stored.n_routed[:, : stored.n_experts].astype(float)
+    expected = load[:, :, None] * load[:, None, :] / max(int(stored.n_tokens), 1)
+    upper = np.triu(np.ones((int(stored.n_experts),) * 2, dtype=bool), 1)
+    lift = np.where(upper & (expected >= 1), stored.coactive / np.maximum(expected, 1e-12), -1.0)
+    order = np.argsort(-lift, axis=None, kind="stable")[:N_PAIRS]
+    at = [
+        place for place in zip(*np.unravel_index(order, lift.shape), strict=True) if lift[place] > 0
+    ]
+    names = [f"L{int(stored.layers[r])} E{int(a)} and E{int(b)}" for r, a, b in at]
+    values = [float(lift[place]) for place in at]
+    reading = "No two experts share a token."
+    if at:
+        reading = f"{names[0]} share {values[0]:.1f} times the tokens that chance would give them."
     return Figure(
-        id=f"{stored.name}-curve",
-        question="Do the massive activations go with them?",
-        reading="; ".join(
-            f"{c}: at most {r.max():,.0f}" for c, r in zip(names, ratio, strict=True)
-        ),
-        chart=lines(rows, x="layer", y="largest / median", series="taken out", log=True),
-        data={"layer": layers.tolist()}
-        | {name: row.tolist() for name, row in zip(names, ratio, strict=True)},
-        n=n,
-        source=f"{stored.source}/largest",
-    )
-
-
-def _decay(stored: Stored, names: list[str], n: str) -> Figure:
-    later = list(range(1, len(names)))
-    rows = as_rows(
-        layer=np.tile(stored.attention_layers, len(later)),
-        **{"decay rate": stored.decay[later].ravel()},
-        **{"taken out": np.repeat([names[i] for i in later], len(stored.attention_layers))},
-    )
-    means = [np.nanmean(row) if np.isfinite(row).any() else np.nan for row in stored.decay]
-    return Figure(
-        id=f"{stored.name}-decay",
-        question="Do the attention sinks go with them?",
-        reading="Mean decay over layers: "
-        + "; ".join(f"{names[i]}: {means[i]:.2f}" for i in later),
-        chart=lines(rows, x="layer", y="decay rate", series="taken out"),
+        id=f"{stored.name}-together",
+        question="Which experts work together?",
+        reading=reading,
+        chart=bars(as_rows(pair=names, **{"times chance": values}), x="pair", y="times chance")
+        if at
+        else None,
         data={
-            "layer": stored.attention_layers.tolist(),
-            "heads left out": stored.n_ignored_heads.tolist(),
-        }
-        | {names[i]: stored.decay[i].tolist() for i in later},
-        n=n + "; 0 is no change, 1 a vanished sink, negative a sink that grew",
-        source=f"{stored.source}/decay",
-    )
-
-
-def _sinks(stored: Stored, names: list[str], n: str) -> Figure:
-    n_layers, n_heads = stored.sink_map.shape[1:]
-    per_layer = stored.sink_map.mean(2)
-    rows = as_rows(
-        layer=np.tile(np.repeat(stored.attention_layers, n_heads), 2),
-        head=[
-            f"{when}, head {h}"
-            for when in ("before", "after")
-            for _ in range(n_layers)
-            for h in range(n_heads)
-        ],
-        **{"attention to first token": stored.sink_map[:2].ravel()},
-    )
-    return Figure(
-        id=f"{stored.name}-sinks",
-        question="Which heads lose their sink?",
-        reading=f"Mean attention to the first token: {per_layer[0].mean():.2f} before, "
-        f"{per_layer[1].mean():.2f} after.",
-        chart=heat(rows, x="layer", y="head", value="attention to first token"),
-        data={"layer": stored.attention_layers.tolist()}
-        | {name: row.tolist() for name, row in zip(names, per_layer, strict=True)},
-        n=n,
-        source=f"{stored.source}/sink_map",
+            "pair": names,
+            "tokens": [int(stored.coactive[place]) for place in at],
+            "expected": [float(expected[place]) for place in at],
+            "times chance": values,
+        },
+        n=f"{stored.n_tokens} tokens; pairs that chance gives at least one",
+        source=f"{stored.source}/coactive",
     )
