@@ -5,7 +5,7 @@ from .candidates import expert_agnosticism, expert_confirmation, expert_quantisa
 from .compared import compared_runs
 from .degeneration import attention_degeneration, source_recall
 from .dictionaries import sae_comparison
-from .experts import expert_effects, expert_profile
+from .experts import expert_profile
 from .features import sae_features, sae_paths
 from .information import alignment, flow, geometry, loss, predictions
 from .joint import sae_joint

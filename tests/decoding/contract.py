@@ -4,7 +4,8 @@
         check(Case("my-engine"))
 
 An engine gets all of it by registering. What an engine needs is found out: one whose options name a
-draft (or a block writer) is given one that knows nothing of its target. `case.whole` has drafts verified whole,
+draft or a block writer is given one that knows nothing of its target. `case.whole` has drafts verified
+whole,
 not only where they pay, so that the decisions are exercised and not the thrift. Engines that are not
 lossless by their own word are spared the two checks of the text's law. Exact checks run in float64.
 """
