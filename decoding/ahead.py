@@ -31,6 +31,7 @@ from torch import Tensor
 from ..probes import Model, wrap_model
 from .drafters.draft_model import DraftModel, common
 from .errors import DraftError
+from .layout import Layout, laid_out
 from .sampling import SamplingOptions
 
 logger = logging.getLogger(__name__)
@@ -232,9 +233,12 @@ class ProcessAhead(Ahead):
         draft: The draft model.
         longest: Longest window.
         n_threads: Threads of the draft's process.
+        layout: How weights lie in its memory.
     """
 
-    def __init__(self, draft: DraftModel, longest: int, *, n_threads: int) -> None:
+    def __init__(
+        self, draft: DraftModel, longest: int, *, n_threads: int, layout: Layout = "plain"
+    ) -> None:
         super().__init__()
         slots = _slots(draft, longest)
         self._rows = None if slots is None else slots.cpu().share_memory_()
@@ -243,7 +247,7 @@ class ProcessAhead(Ahead):
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
             target=_serve_process,
-            args=(theirs, self._rows, draft.sampling, draft.model.name, n_threads),
+            args=(theirs, self._rows, draft.sampling, draft.model.name, n_threads, layout),
             name="fluoroscope draft",
             daemon=True,
         )
@@ -348,7 +352,12 @@ def _serve_thread(
 
 
 def _serve_process(
-    pipe: Connection, rows: Tensor | None, sampling: SamplingOptions, name: str, n_threads: int
+    pipe: Connection,
+    rows: Tensor | None,
+    sampling: SamplingOptions,
+    name: str,
+    n_threads: int,
+    layout: Layout,
 ) -> None:
     """The draft's process: read a message, write a window, until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the asker closes the pipe
@@ -358,33 +367,39 @@ def _serve_process(
         model = wrap_model(module, None, name=name, check=False)
         writer = Writer(DraftModel(model, sampling), rows)
         pipe.send((0, [], os.getpid()))
-        text: list[int] = []
-        while True:
-            serial, kind, *details = pipe.recv()
-            try:
-                if kind == "begin":
-                    text = list(details[0])
-                    writer.begin(*details)
-                    continue
-                same, new, length, slot = details
-                text[same:] = new
-                started = time.perf_counter()
-                tokens, trust = writer.write(text, length, slot)
-                pipe.send((serial, tokens, trust, time.perf_counter() - started))
-            except (EOFError, OSError):
-                raise
-            except Exception as error:  # told to the asker, who decides
-                logger.debug("The draft failed.", exc_info=error)
-                pipe.send((serial, f"{type(error).__name__}: {error}"))
+        with laid_out(module, layout):
+            _answer_all(pipe, writer)
     except (EOFError, OSError):
         return
 
 
+def _answer_all(pipe: Connection, writer: Writer) -> None:
+    text: list[int] = []
+    while True:
+        serial, kind, *details = pipe.recv()
+        try:
+            if kind == "begin":
+                text = list(details[0])
+                writer.begin(*details)
+                continue
+            same, new, length, slot = details
+            text[same:] = new
+            started = time.perf_counter()
+            tokens, trust = writer.write(text, length, slot)
+            pipe.send((serial, tokens, trust, time.perf_counter() - started))
+        except (EOFError, OSError):
+            raise
+        except Exception as error:  # told to the asker, who decides
+            logger.debug("The draft failed.", exc_info=error)
+            pipe.send((serial, f"{type(error).__name__}: {error}"))
+
+
 def _packed(model: Model) -> bytes:
-    """The module as bytes, without hooks; not through shared memory, which containers keep small."""
+    """The module as bytes, without hooks or layouts; not through shared memory, often small."""
     tensors = [*model.module.parameters(), *model.module.buffers()]
     bare = copy.deepcopy(model.module, {id(tensor): tensor for tensor in tensors})
     for part in bare.modules():
+        part.__dict__.pop("forward", None)
         for name in ("_forward_hooks", "_forward_pre_hooks"):
             getattr(part, name).clear()
     out = io.BytesIO()

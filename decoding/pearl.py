@@ -32,13 +32,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from ..probes import Model
 from ..probes.errors import OptionError
 from .acceptance import AcceptanceRule, exact_rule
 from .ahead import EMPTY, Ahead, InlineAhead, ProcessAhead, ThreadAhead, Window
 from .beliefs import Beliefs
-from .cost import cost_curve
+from .cost import CostCurve, cost_curve
 from .drafters.draft_model import DraftModel, DraftModelOptions, open_draft
-from .engine import About, Engine, State, describe, entropy
+from .engine import About, Engine, State, describe
 from .errors import DraftError
 from .registry import register
 from .sampling import Sampler
@@ -55,7 +56,7 @@ Where = Literal["process", "thread", "inline"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PearlOptions(DraftModelOptions):
-    """Options of `Pearl`; `thrifty` and `keep` change nothing: windows are neither cut nor learned from."""
+    """Options of `Pearl`; `thrifty` and `keep` change nothing here."""
 
     max_draft: int = 8
     """Longest window."""
@@ -257,13 +258,18 @@ class Pearl(Engine):
         """Tokens the draft writes per round."""
         if self.options.window is not None:
             return self.options.window
-        target, draft = cost_curve(self.model), cost_curve(self.draft.model)
+        target, draft = self._curves()
         fitting = [
             n
             for n in range(2, self.options.max_draft + 1)
             if n * draft.seconds(1) <= target.seconds(n)
         ]
         return max(fitting, default=1)
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """The target, and the draft unless it has a process of its own."""
+        return (self.model,) if self._where() == "process" else (self.model, self.draft.model)
 
     @property
     def rounds(self) -> list[Round]:
@@ -274,7 +280,7 @@ class Pearl(Engine):
         """Measure both models, if the window depends on it, and start the draft."""
         Target(self.model, rolls_back=True)
         if self.options.window is None:
-            cost_curve(self.model), cost_curve(self.draft.model)
+            self._curves()
         self._start()
 
     def begin(
@@ -330,7 +336,7 @@ class Pearl(Engine):
         """
         if acceptance is None:
             acceptance = self._seen_acceptance()
-        target, draft = cost_curve(self.model), cost_curve(self.draft.model)
+        target, draft = self._curves()
         return explain(
             acceptance,
             self.window,
@@ -364,9 +370,17 @@ class Pearl(Engine):
     def _make_ahead(self) -> Ahead:
         where, options = self._where(), self.options
         if where == "process":
-            return ProcessAhead(self.draft, options.max_draft, n_threads=options.draft_threads)
+            return ProcessAhead(
+                self.draft,
+                options.max_draft,
+                n_threads=options.draft_threads,
+                layout=self.layout,
+            )
         kind = ThreadAhead if where == "thread" else InlineAhead
         return kind(self.draft, options.max_draft)
+
+    def _curves(self) -> tuple[CostCurve, CostCurve]:
+        return cost_curve(self.model, self.layout), cost_curve(self.draft.model, self.layout)
 
     def _where(self) -> Where:
         if self.options.where is not None:
@@ -450,13 +464,12 @@ def _record(
     times: tuple[float, float, float],
 ) -> Step:
     """The step's row in the trace; nodes are the tokens that the target read."""
-    tree, log_probs = beliefs.tree, beliefs.log_probs
-    rows = [0, *(node + 1 for node in path)]
-    entropies = entropy(log_probs).tolist()
-    probs = log_probs[list(range(n_read)), list(tree.tokens[:n_read])].exp().tolist()
+    tree, rows = beliefs.tree, [0, *(node + 1 for node in path)]
+    probs = beliefs.log_prob(tree.parents[:n_read], tree.tokens[:n_read]).exp().tolist()
+    entropies = beliefs.entropies.tolist() if n_read else []
     started, read, answered = times
     return Step(
-        emitted=describe(log_probs[rows], emitted, kinds=kinds),
+        emitted=describe(beliefs.logits[rows].float().log_softmax(-1), emitted, kinds=kinds),
         nodes=tuple(
             Node(
                 token=tree.tokens[n],

@@ -225,9 +225,9 @@ class Sequoia(Speculative):
         self._seconds(1), self._draft_seconds(1)
 
     def _seconds(self, rows: int) -> float:
-        return cost_curve(self.model).seconds(rows)
+        return cost_curve(self.model, self.layout).seconds(rows)
 
     def _draft_seconds(self, rows: int) -> float:
         drafter = self.drafter
         assert isinstance(drafter, SequoiaDrafter)
-        return cost_curve(drafter.draft.model).seconds(rows)
+        return cost_curve(drafter.draft.model, self.layout).seconds(rows)

@@ -124,6 +124,8 @@ def new_student(
     assert unembedding is not None
     small.lm_head = CutUnembedding(unembedding.weight, ids)
     small.generation_config = copy.deepcopy(module.generation_config)
+    for part in small.modules():  # copied while somebody had laid the target out
+        part.__dict__.pop("forward", None)
     small.eval()
     tokenizer = target.tokenizer if target.has_tokenizer else None
     model = wrap_model(small, tokenizer, name=f"student of {target.name}", check=False)

@@ -403,7 +403,7 @@ def test_the_window_balances_both_costs_and_options_are_checked(tiny_llama, monk
     made = make_engine(tiny_llama, "pearl", draft=draft, max_draft=6)
     assert isinstance(made, Pearl)
     curves = {id(tiny_llama): CostCurve((1, 9), (4.0, 4.8)), id(draft): CostCurve((1,), (1.0,))}
-    monkeypatch.setattr(module, "cost_curve", lambda model: curves[id(model)])
+    monkeypatch.setattr(module, "cost_curve", lambda model, layout: curves[id(model)])
     assert made.window == 4
     curves[id(draft)] = CostCurve((1,), (3.0,))
     assert made.window == 1
