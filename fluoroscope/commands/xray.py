@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..running import Terminal
+from ..xraying import FEW, MANY, SHORT, run_steps, xray_steps
 from . import options
 from .decode import open_or_make
 
@@ -25,8 +25,6 @@ Again = Annotated[bool, typer.Option("--again", help="Compute results anew that 
 
 PROMPT = "Explain in a few sentences how a language model chooses its next word."
 PER_DOCUMENT = 2
-MANY, FEW, SHORT = 4096, 1024, 64 * 32
-"""Tokens the readings read: cheap ones, dear ones, and attention over windows of 64."""
 NEW_TOKENS = 96
 
 
@@ -50,7 +48,9 @@ def xray(
     """Look inside a model: read text, keep its states, analyse them, decode, draw one page.
 
     Captures the residual stream; measures loss, norms, the logit lens, massive activations and who
-    writes them, attention sinks, and what falls when the writers are ablated; traces a generation.
+    writes them, attention sinks, and what falls when the writers are ablated; what states hold of
+    tokens to come, superposition, two small dictionaries, super experts where there are any; traces
+    a generation by several engines. What a model or text does not allow is left out and said so.
     Ctrl-C keeps what is done; the same command picks up there.
 
     Example: fluoroscope xray
@@ -58,9 +58,7 @@ def xray(
     Example: fluoroscope xray --text README.md --tokens 1024 -o readme.h5
     """
     from ..decoding import RollBackError, Stopping, make_engine, save_generations
-    from ..moe.xray import expert_readings
-    from ..probes import capture_corpus, check_sites, open_corpus, open_model
-    from ..probes.readings import texts_of
+    from ..probes import capture_corpus, open_corpus, open_model
     from ..reports import build_report
 
     per_document = PER_DOCUMENT if text is None else None
@@ -83,19 +81,7 @@ def xray(
             overwrite=overwrite,
             progress=progress,
         )
-    if again or "self_check" not in run.results:
-        run.add_result("self_check", check_sites(opened))
-    for name, analyse in _analyses(opened, run).items():
-        if again or name not in run.results:
-            with terminal.track(name.replace("_", " ").capitalize(), "units") as progress:
-                found = analyse(progress)
-            if found is not None:
-                run.add_result(name, found)
-    if again or "expert_profile" not in run.results:
-        texts = texts_of(run, n_tokens=FEW)
-        with terminal.track("Experts", "units") as progress:
-            for name, found in expert_readings(opened, texts, progress=progress).items():
-                run.add_result(name, found)
+    run_steps(terminal, run, xray_steps(opened, run, terminal.say), again=again)
     chat = opened.has_tokenizer and opened.tokenizer.chat_template is not None
     rules = Stopping(max_new_tokens=NEW_TOKENS)
     for name in ENGINES:
@@ -151,38 +137,3 @@ def _plan(
     steps = [plan_reading(name, min(n, tokens), speed) for name, n in read.items()]
     last = plan_decoding(model, [prompt], NEW_TOKENS, ["layers.*.resid_post"])
     return show_plan(terminal, [first, *steps, last], note=resume_note(output))
-
-
-def _analyses(model: Any, run: Any) -> dict[str, Callable[[Any], Any]]:
-    """The readings of an X-ray by result name, in order."""
-    from ..probes.readings import (
-        MassiveActivations,
-        ablation_story,
-        attention_sinks,
-        find_massive,
-        layer_stats,
-        logit_lens,
-        next_token,
-        texts_of,
-    )
-
-    many = texts_of(run, n_tokens=MANY)
-    few = texts_of(run, n_tokens=FEW)
-    readings: dict[str, Callable[[Any], Any]] = {
-        "layer_stats": lambda progress: layer_stats(model, many, progress=progress),
-        "next_token": lambda progress: next_token(model, many, progress=progress),
-        "massive_activations": lambda progress: find_massive(model, many, progress=progress),
-    }
-    if "attn.pattern" in model.sites.kinds:
-        short = texts_of(run, n_tokens=SHORT, cut=64)
-        readings["attention_sinks"] = lambda progress: attention_sinks(
-            model, short, progress=progress
-        )
-        readings["ablation_story"] = lambda progress: ablation_story(
-            model,
-            few,
-            run.result("massive_activations", MassiveActivations),
-            progress=progress,
-        )
-    readings["logit_lens"] = lambda progress: logit_lens(model, few, progress=progress)
-    return readings
