@@ -37,8 +37,9 @@ ACTION = """Copy this JSON and fill in the order. Answer with the JSON only.
 Order: {name} orders {count} {item} for {city}."""
 REPORT = """Repeat this report word by word, with the order filled in.
 Status report. The order was received and checked by the system. The customer is NAME. The ordered \
-item is ITEM and the quantity is COUNT. The goods will be sent to CITY within three working days. No errors \
-were found while the order was processed. The next step is to confirm the order with the customer.
+item is ITEM and the quantity is COUNT. The goods will be sent to CITY within three working days. \
+No errors were found while the order was processed. The next step is to confirm the order with the \
+customer.
 Order: {name} orders {count} {item} for {city}."""
 REFINE = """Here is a report:
 {report}

@@ -88,11 +88,12 @@ def measure(given: argparse.Namespace) -> Iterator[list[Run]]:
         contestants = ours(model, given) | ({} if given.no_peers else theirs(model, peer, given))
         names = list(contestants)
         for run in contestants.values():
-            run("Say hello.")
+            run("Say hello.", 4)
         for number, question in enumerate(questions):
             turn = number % len(names)
             for name in names[turn:] + names[:turn]:
-                found[name, number].append(contestants[name](question["turns"][0]))
+                answer = contestants[name](question["turns"][0], given.max_new_tokens)
+                found[name, number].append(answer)
             console.print(f"{number + 1} of {len(questions)}", end="\r")
             yield summary(found, questions, names[0])
 
@@ -112,18 +113,16 @@ def summary(
     return runs
 
 
-def ours(model: Model, given: argparse.Namespace) -> dict[str, Callable[[str], Run]]:
+def ours(model: Model, given: argparse.Namespace) -> dict[str, Callable[[str, int], Run]]:
     """Engines by name, with the options written behind it."""
-    rules = Stopping(max_new_tokens=given.max_new_tokens)
-
     clock = CLOCKS[given.clock]
 
-    def answer(engine: Any, text: str) -> Run:
+    def answer(engine: Any, text: str, n_new: int) -> Run:
         started = clock()
-        made = engine.generate(text, stopping=rules, chat=True)[0]
+        made = engine.generate(text, stopping=Stopping(max_new_tokens=n_new), chat=True)[0]
         return {"seconds": clock() - started} | counts(made)
 
-    found: dict[str, Callable[[str], Run]] = {}
+    found: dict[str, Callable[[str, int], Run]] = {}
     for name in given.engines.split(","):
         kind, *settings = name.split(":")
         options = {key: json_or_text(value) for key, value in (s.split("=") for s in settings)}
@@ -156,22 +155,22 @@ def counts(made: Generation) -> Run:
     }
 
 
-def theirs(model: Model, peer: Any, given: argparse.Namespace) -> dict[str, Callable[[str], Run]]:
+def theirs(
+    model: Model, peer: Any, given: argparse.Namespace
+) -> dict[str, Callable[[str, int], Run]]:
     """Decoding of transformers itself."""
     encode, clock = make_engine(model, "plain").encode, CLOCKS[given.clock]
 
-    def answer(text: str, **options: Any) -> Run:
+    def answer(text: str, n_new: int, **options: Any) -> Run:
         prompt = encode(text, chat=True)
         started = clock()
         with torch.no_grad():
-            out = peer.generate(
-                prompt[None], max_new_tokens=given.max_new_tokens, do_sample=False, **options
-            )
+            out = peer.generate(prompt[None], max_new_tokens=n_new, do_sample=False, **options)
         seconds = clock() - started
         ids = out[0, len(prompt) :].tolist()
         return {"seconds": seconds, "ids": ids, "n_tokens": len(ids), "n_forward": 0}
 
-    found: dict[str, Callable[[str], Run]] = {
+    found: dict[str, Callable[[str, int], Run]] = {
         "model.generate": answer,
         "generate, prompt lookup": partial(answer, prompt_lookup_num_tokens=10),
     }

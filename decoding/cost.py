@@ -33,7 +33,10 @@ ROWS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 64)
 N_TEXT = 128
 MAX_AGE = 30 * 24 * 3600.0
 """Seconds that a kept curve is trusted."""
-_curves: WeakKeyDictionary[nn.Module, dict[Layout, CostCurve]] = WeakKeyDictionary()
+Key = tuple[str, ...]
+"""Layout, data type, device and threads: what a curve of one module may depend on."""
+_curves: WeakKeyDictionary[nn.Module, dict[Key, CostCurve]] = WeakKeyDictionary()
+_choices: WeakKeyDictionary[nn.Module, dict[Key, Layout]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -57,19 +60,19 @@ def cost_curve(model: Model, layout: Layout = "plain") -> CostCurve:
     Raises:
         RollBackError: The model's state cannot be cut back, so it cannot be measured so.
     """
-    known = _curves.setdefault(model.module, {})
-    if layout not in known:
+    known, key = _curves.setdefault(model.module, {}), _key(model, layout)
+    if key not in known:
         place = _file(model, layout)
         kept = _read(place)
-        known[layout] = kept or _measure(model, layout, ROWS)
+        known[key] = kept or _measure(model, layout, ROWS)
         if kept is None:
-            _write(place, known[layout])
-    return known[layout]
+            _write(place, known[key])
+    return known[key]
 
 
 def forget_curve(model: Model, layout: Layout) -> None:
     """The curve was found wrong; the next `cost_curve` measures."""
-    _curves.get(model.module, {}).pop(layout, None)
+    _curves.get(model.module, {}).pop(_key(model, layout), None)
     place = _file(model, layout)
     if place is not None:
         place.unlink(missing_ok=True)
@@ -78,15 +81,23 @@ def forget_curve(model: Model, layout: Layout) -> None:
 def choose_layout(model: Model) -> Layout:
     """The layout that makes passes over one to sixteen rows cheapest here, by measurement.
 
-    Models that cannot be measured so keep their own.
+    Chosen once per model; one that cannot be measured so keeps its own.
     """
-    choices = layouts_for(model.module)
-    if len(choices) == 1:
-        return choices[0]
-    try:
-        return min(choices, key=lambda layout: _typical(cost_curve(model, layout)))
-    except RollBackError:
-        return "plain"
+    known, key = _choices.setdefault(model.module, {}), _key(model, "auto")
+    if key not in known:
+        choices = layouts_for(model.module)
+        try:
+            costs = {
+                layout: _typical(cost_curve(model, layout)) for layout in choices[1:] and choices
+            }
+        except RollBackError:
+            costs = {}
+        known[key] = min(costs, key=costs.__getitem__, default="plain")
+    return known[key]
+
+
+def _key(model: Model, layout: str) -> Key:
+    return (layout, str(model.dtype), str(model.device), str(torch.get_num_threads()))
 
 
 def _typical(curve: CostCurve) -> float:

@@ -236,19 +236,23 @@ class _Loop:
         self._stats = Stats(n_forward=0, n_emitted=0, seconds=0.0)
 
     def tokens(self) -> Iterator[Emitted]:
-        """Run to the end, handing out tokens as they come."""
+        """Run to the end, handing out tokens as they come.
+
+        Whoever takes them is not in inference mode: it ends with each step.
+        """
         with ExitStack() as stack:
             stack.enter_context(self._engine.ready())
             started = time.perf_counter()
-            stack.enter_context(torch.inference_mode())
             acts = None
             if self._sites:
                 acts = stack.enter_context(capture(self._engine.model, *self._sites))
-            state = self._engine.begin(self._ids, processors=self._processors)
+            with torch.inference_mode():
+                state = self._engine.begin(self._ids, processors=self._processors)
             stack.callback(state.end)
             ended = False
             while not ended:
-                step, ended = self._cut(state.step(self._stopper.room(len(self._emitted))))
+                with torch.inference_mode():
+                    step, ended = self._cut(state.step(self._stopper.room(len(self._emitted))))
                 self._trace.steps.append(step)
                 yield from step.emitted
             self._stats = Stats(
@@ -260,7 +264,8 @@ class _Loop:
                 n_faults=state.n_faults,
             )
             if acts is not None:
-                self._states(state, acts)
+                with torch.inference_mode():
+                    self._states(state, acts)
 
     def generation(self) -> Generation:
         """The finished generation."""

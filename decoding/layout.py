@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal
 from weakref import WeakKeyDictionary
 
@@ -56,8 +57,6 @@ class Copy:
         self._dtype, self._d_out = dtype, linear.out_features
         weight = linear.weight.detach().to(dtype)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, TYPICAL_ROWS)
-        self._filled = weight.new_zeros(LEAST_ROWS, linear.in_features)
-        self._places = [self._filled[:n] for n in range(LEAST_ROWS)]
 
     def fits(self, linear: nn.Linear) -> bool:
         """Whether the map's weights are still those that were copied."""
@@ -68,38 +67,52 @@ class Copy:
         rows = x.reshape(-1, x.shape[-1])
         n = len(rows)
         if n < LEAST_ROWS:
-            self._places[n].copy_(rows)
-            rows = self._filled
-        elif self._dtype != x.dtype:
-            rows = rows.to(self._dtype)
+            rows = nn.functional.pad(rows, (0, 0, 0, LEAST_ROWS - n))
+        rows = rows.to(self._dtype)
         product = torch.ops.mkldnn._linear_pointwise(rows, self._weight, None, "none", [], "")
         out = product[:n].to(x.dtype).view(*x.shape[:-1], self._d_out)
         return out if bias is None else out + bias
 
 
 _copies: WeakKeyDictionary[nn.Module, dict[torch.dtype, Copy]] = WeakKeyDictionary()
+_wishes: WeakKeyDictionary[nn.Module, list[Wish]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class Wish:
+    """What one block asks of a map."""
+
+    dtype: torch.dtype | None
+    """Of the copy; None for the map's own weights."""
 
 
 @contextmanager
 def laid_out(module: nn.Module, layout: Layout) -> Iterator[None]:
     """Multiply with weights in a layout inside the block; the module is as before afterwards.
 
-    Inside another such block for the same module the inner layout counts.
+    Blocks for the same module may overlap in any order, as those of several streams do: of those that
+    are open, the one entered last counts.
     """
-    dtype = {"packed": torch.float32, "bf16": torch.bfloat16}.get(layout)
-    before: list[tuple[nn.Linear, Callable[..., Tensor] | None]] = []
+    wish = Wish({"packed": torch.float32, "bf16": torch.bfloat16}.get(layout))
+    parts = linears(module)
     try:
-        for linear in linears(module):
-            before.append((linear, linear.__dict__.get("forward")))
-            linear.__dict__.pop("forward", None)
-            if dtype is not None:
-                linear.forward = _forward(linear, _copy(linear, dtype))
+        for linear in parts:
+            _wishes.setdefault(linear, []).append(wish)
+            _arrange(linear)
         yield
     finally:
-        for linear, forward in before:
-            linear.__dict__.pop("forward", None)
-            if forward is not None:
-                linear.forward = forward
+        for linear in parts:
+            if wish in (wishes := _wishes.get(linear, [])):
+                wishes.remove(wish)
+                _arrange(linear)
+
+
+def _arrange(linear: nn.Linear) -> None:
+    """Exchange what the map multiplies with, as the last wish has it."""
+    linear.__dict__.pop("forward", None)
+    wishes = _wishes.get(linear, [])
+    if wishes and wishes[-1].dtype is not None:
+        linear.forward = _forward(linear, _copy(linear, wishes[-1].dtype))
 
 
 def linears(module: nn.Module) -> list[nn.Linear]:
@@ -143,5 +156,6 @@ def _copy(linear: nn.Linear, dtype: torch.dtype) -> Copy:
 
 
 def _state(linear: nn.Linear) -> tuple[int, int]:
-    """Changes when the weights do."""
-    return linear.weight.data_ptr(), linear.weight._version
+    """Changes when the weights do (those made in inference mode count no changes)."""
+    weight = linear.weight
+    return weight.data_ptr(), -1 if weight.is_inference() else weight._version

@@ -70,6 +70,19 @@ def test_a_layout_is_seen_by_hooks_and_gone_afterwards(tiny_llama: Model) -> Non
         assert torch.equal(value, before[name])
 
 
+def test_overlapping_streams_of_one_model_end_in_any_order(tiny_llama: Model) -> None:
+    texts = []
+    for order in ((0, 1), (1, 0)):
+        engines = [make_engine(tiny_llama, "plain", layout=name) for name in ("packed", "bf16")]
+        streams = [engine.stream("abab", stopping=free(4)) for engine in engines]
+        begun = [next(stream).id for stream in streams]
+        assert not torch.is_inference_mode_enabled()
+        rest = {number: [token.id for token in streams[number]] for number in order}
+        texts.append((begun, rest[0], rest[1]))
+        assert not any("forward" in part.__dict__ for part in tiny_llama.module.modules())
+    assert texts[0][0] == texts[1][0]
+
+
 def test_changed_weights_are_copied_anew_and_gradients_take_the_models_own_way() -> None:
     model = nn.Sequential(linear())
     x = torch.randn(2, 48)
@@ -101,6 +114,7 @@ def test_auto_takes_the_cheaper_layout(tiny_llama: Model, monkeypatch: pytest.Mo
             name: cost.CostCurve((1, 64), (0.5, 1.0) if name == cheap else (1.0, 2.0))
             for name in ("plain", "packed")
         }
+        cost._choices.clear()
         monkeypatch.setattr(cost, "cost_curve", lambda model, name, curves=curves: curves[name])
         assert choose_layout(tiny_llama) == cheap
         assert make_engine(tiny_llama, "suffix").layout == cheap
