@@ -14,8 +14,10 @@ from .matching_pursuit import PursuitPath, matching_pursuit
 from .matryoshka import MatryoshkaOptions, MatryoshkaSae
 from .mp import MpOptions, MpSae
 from .omp import OmpOptions, OmpSae, orthogonal_matching_pursuit
+from .other_formats import load_any, load_dictionary_learning, load_sparsify
 from .relu import ReluOptions, ReluSae, april_update
 from .result import SaeTraining
+from .saelens import load_saelens, save_saelens
 from .schedule import ScheduleOptions
 from .session import SaeSpec, Trained, train_saes
 from .sources import RowSource, RunRows, TensorRows
@@ -69,11 +71,16 @@ __all__ = [
     "as_dense",
     "as_sparse",
     "learn_dictionary",
+    "load_any",
+    "load_dictionary_learning",
     "load_sae",
+    "load_saelens",
+    "load_sparsify",
     "make_sae",
     "matching_pursuit",
     "orthogonal_matching_pursuit",
     "sae_class",
     "save_sae",
+    "save_saelens",
     "train_saes",
 ]

@@ -13,7 +13,7 @@ Folding decoder norms would change which atoms are chosen, and is refused.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -151,9 +151,7 @@ class MpSae(SparseAutoencoder):
     @torch.no_grad()
     def fold_input_scale(self, scale: float, target_scale: float | None = None) -> None:
         """Read raw rows after training on rows multiplied by `scale`; codes in raw units."""
-        if self.options.input_norm != "none" or self.options.tolerance:
-            raise OptionError(
-                "input_norm='token_std' and an absolute tolerance cannot be folded; use "
-                "relative_tolerance."
-            )
+        if self.options.input_norm != "none":
+            raise OptionError("input_norm='token_std' cannot be folded; read rows as they are.")
+        self.options = replace(self.options, tolerance=self.options.tolerance / scale)
         self.b_dec.div_(scale)
