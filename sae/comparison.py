@@ -20,6 +20,9 @@ class SaeComparison(Result):
     architecture: np.ndarray = described(
         "its architecture, or what baseline", axes=("dictionaries",)
     )
+    trained_here: np.ndarray = described(
+        "whether its own record says it was trained on this run", axes=("dictionaries",)
+    )
     d_sae: np.ndarray = described("latents", axes=("dictionaries",))
     l0: np.ndarray = described("mean firing latents per row", axes=("dictionaries",))
     l0_std: np.ndarray = described("their standard deviation over rows", axes=("dictionaries",))

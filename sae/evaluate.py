@@ -103,6 +103,7 @@ def evaluate(
         site=site,
         conditions=np.array(list(everyone), dtype=str),
         architecture=np.array([_kind(one) for one in everyone.values()], dtype=str),
+        trained_here=np.array([_trained_here(run, one) for one in everyone.values()]),
         n_rows=len(test_kept),
         n_documents=len(np.unique(parts.source[test_kept])),
         density_edges=BIN_EDGES,
@@ -110,6 +111,13 @@ def evaluate(
         **_fidelity(run, site, everyone, model, parts, options, progress),
         **token_probes(run, site, everyone, parts, options, progress),
     )
+
+
+def _trained_here(run: Run, dictionary: Dictionary) -> bool:
+    """Whether a dictionary's record of its training names this run file and corpus."""
+    source = getattr(dictionary, "metadata", {}).get("source") or {}
+    corpus = run.provenance.corpus.get("description")
+    return source.get("run") == run.path.name and source.get("corpus") == corpus
 
 
 def _kind(dictionary: Dictionary) -> str:

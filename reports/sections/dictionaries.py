@@ -65,6 +65,10 @@ def _warnings(stored: Stored, names: list[str], trained: list[int]) -> tuple[str
     found = []
     random = [i for i, kind in enumerate(stored.architecture) if str(kind) == "random decoder"]
     for i in trained:
+        if stored.trained_here[i]:
+            found.append(
+                f"{names[i]} was trained on the run file it is judged on: expect worse elsewhere."
+            )
         worse = [
             j for j in random if stored.fvu[i] >= stored.fvu[j] and stored.l0[i] >= stored.l0[j]
         ]

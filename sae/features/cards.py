@@ -207,12 +207,14 @@ class _Effects:
 
     def __init__(self, model: Model | None, atoms: Float[Tensor, "latents d_model"]) -> None:
         self._weight: Tensor | None = None
-        self._atoms = unit_rows(atoms).float()
+        self._read = unit_rows(atoms).float()
         if model is not None and atoms.shape[1] == model.d_model:
+            # At this length the norm divides by 1, whatever its kind; what it adds is taken out.
+            size = atoms.shape[1] ** 0.5
+            rows = (self._read * size).to(model.device, model.dtype)
+            read = model.final_norm(rows) - model.final_norm(torch.zeros_like(rows[:1]))
+            self._read = read.float().cpu() / size
             weight = model.unembedding.weight.detach().float().cpu()
-            scale = getattr(model.final_norm, "weight", None)
-            if isinstance(scale, Tensor):
-                weight = weight * scale.detach().float().cpu()
             self._weight = weight - weight.mean(0)  # centred over the vocabulary
 
     def kurtosis(self, features: Int[np.ndarray, " features"]) -> Float[np.ndarray, " features"]:
@@ -246,7 +248,7 @@ class _Effects:
 
     def _of(self, features: Sequence[int]) -> Float[Tensor, "features d_vocab"]:
         assert self._weight is not None
-        return self._atoms[list(features)] @ self._weight.T
+        return self._read[list(features)] @ self._weight.T
 
 
 def _listed(index: FeatureIndex, effects: _Effects, n: int) -> Int[np.ndarray, " listed"]:

@@ -38,6 +38,7 @@ def comparison(**more: Any) -> SaeComparison:
         "site": "layers.1.resid_post",
         "conditions": np.array(["topk", "mp", "PCA, k=8", "random, k=8"]),
         "architecture": np.array(["topk", "mp", "principal components", "random decoder"]),
+        "trained_here": np.array([True, False, False, False]),
         "d_sae": np.array([64, 64, 32, 64]),
         "l0": np.array([8.0, 7.5, 8.0, 8.0]),
         "fvu": np.array([0.2, 0.15, 0.3, 0.6]),
@@ -251,3 +252,4 @@ def test_worse_than_random_is_said(run: Run) -> None:
         made = RENDERERS[stored.kind](stored, Context(run, None, lambda *_: None))
     assert any("no better than a random decoder" in w for w in made.warnings)
     assert any("worse than their mean" in w for w in made.warnings)
+    assert sum("trained on the run file" in w for w in made.warnings) == 1

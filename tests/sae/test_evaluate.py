@@ -43,8 +43,21 @@ def test_numbers_are_those_of_the_rows(tiny_run: Run, rows: torch.Tensor) -> Non
     assert found.l0[0] == pytest.approx(float((codes != 0).sum(1).float().mean()))
     assert found.n_dead[0] == int((codes != 0).sum(0).eq(0).sum())
     assert found.n_rows == len(where)
+    assert not found.trained_here.any()
     everything = sae.decode(sae.encode(rows[parts.test])).detach()
     assert found.fvu_all[0] == pytest.approx(fvu(rows[parts.test], everything), rel=1e-5)
+
+
+def test_a_dictionary_trained_on_the_run_is_told(
+    tiny_run: Run,  # noqa: F811
+    rows: torch.Tensor,  # noqa: F811
+) -> None:
+    sae = make_sae("topk", d_in=32, d_sae=64, k=4)
+    sae.initialise(rows)
+    corpus = tiny_run.provenance.corpus["description"]
+    sae.metadata = {"source": {"run": tiny_run.path.name, "corpus": corpus}}
+    options = EvaluateOptions(n_loss_tokens=0, n_rows=50, n_geometry_rows=20, baselines=False)
+    assert evaluate(tiny_run, SITE, {"mine": sae}, options=options).trained_here.tolist() == [True]
 
 
 def test_baselines_of_equal_l0_stand_beside(compared: SaeComparison) -> None:
