@@ -26,6 +26,7 @@ Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Networks per conditi
 Epochs = Annotated[int, typer.Option(min=1, help="Passes that train the networks.")]
 Penalty = Annotated[float, typer.Option("--l1", min=0, help="L1 penalty of the dictionaries.")]
 Models = Annotated[int, typer.Option("--models", min=4, help="Toy models, one per sparsity.")]
+ToyRows = Annotated[int, typer.Option("--rows", min=10, help="Activations per dictionary.")]
 Steps = Annotated[int, typer.Option(min=1, help="Steps that train the networks.")]
 Reduction = Annotated[
     Literal["sum", "mean"],
@@ -60,6 +61,7 @@ def toy(
     output: Output = Path("superposition.h5"),
     models: Models = 100,
     steps: Steps = 4000,
+    rows: ToyRows = 10_000,
     l1: Penalty = 0.1,
     report: Report = None,
     again: Again = False,
@@ -73,7 +75,7 @@ def toy(
     from ..sae.superposition.experiments.toy import ToyExperimentOptions
     from ..sae.superposition.experiments.toy import toy as measure
 
-    chosen = ToyExperimentOptions(n_models=models, n_steps=steps, l1=l1)
+    chosen = ToyExperimentOptions(n_models=models, n_steps=steps, n_rows=rows, l1=l1)
     return _experiment(terminal, measure, chosen, output, report, again=again)
 
 
@@ -130,6 +132,7 @@ def dropout(
     width: Widths = None,
     seeds: Seeds = 3,
     epochs: Epochs = 60,
+    l1: Penalty = 0.1,
     report: Report = None,
     again: Again = False,
 ) -> dict[str, Any]:
@@ -142,7 +145,7 @@ def dropout(
     from ..sae.superposition.experiments.dropout import DropoutOptions
     from ..sae.superposition.experiments.dropout import dropout as measure
 
-    chosen = _with(DropoutOptions(n_seeds=seeds, n_epochs=epochs), widths=width)
+    chosen = _with(DropoutOptions(n_seeds=seeds, n_epochs=epochs, l1=l1), widths=width)
     return _experiment(terminal, measure, chosen, output, report, again=again)
 
 

@@ -15,7 +15,7 @@ def superposition_layers(stored: Stored, context: Context) -> Section:
     """Section of the result kind `superposition_layers`."""
     names = [label(str(site), longest=40) for site in stored.sites]
     n = f"{stored.n_documents} documents, {int(stored.n_rows.max())} tokens per site"
-    settled = [i for i in np.argsort(stored.place) if stored.place[i] > 0]
+    settled = [int(i) for i in np.argsort(stored.place) if stored.place[i] > 0]
     refused = [names[i] for i in range(len(names)) if stored.place[i] == 0]
     order = "No layer is ranked: F(n) still rises everywhere."
     if settled:

@@ -44,8 +44,10 @@ class DropoutOptions:
     """Latents over h (paper's networks: 4)."""
     l1: float = 0.1
     """Penalty of the dictionaries (paper)."""
-    sae_epochs: int = 15
+    sae_epochs: int = 20
     """Of the dictionaries."""
+    sae_learning_rate: float = 3e-3
+    """Of the dictionaries (the code's: 1e-3, over more passes)."""
     n_rows: int = 4096
     """Hidden activations a dictionary is trained and read on."""
 
@@ -111,6 +113,7 @@ def _width(options: DropoutOptions, unit: str, progress: Progress) -> Rows:
             n_latents=options.expansion * width,
             l1=options.l1,
             max_epochs=options.sae_epochs,
+            learning_rate=options.sae_learning_rate,
             batch_rows=256,
         ),
         progress=lambda done, total, note: progress(total + done, 2 * total, note),

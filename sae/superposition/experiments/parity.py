@@ -49,9 +49,11 @@ class ParityOptions:
     """Rows per step of the networks (paper: 64)."""
     learning_rate: float = 3e-3
     """Of the networks (paper: 1e-3)."""
-    sae_epochs: int = 15
+    sae_epochs: int = 30
     """Of the dictionaries."""
-    sae_batch_rows: int = 256
+    sae_learning_rate: float = 3e-3
+    """Of the dictionaries (the code's: 1e-3, over more passes)."""
+    sae_batch_rows: int = 128
     """Rows per step of the dictionaries."""
     n_rows: int = 4096
     """Hidden activations per network a dictionary is trained and read on."""
@@ -166,6 +168,7 @@ def _dictionaries(
         n_latents=max(round(expansion * options.width), 1),
         reduction="mean" if options.reduction == "mean" else "sum",
         max_epochs=options.sae_epochs,
+        learning_rate=options.sae_learning_rate,
         batch_rows=options.sae_batch_rows,
     )
     stacked = hidden.repeat(n_penalties, 1, 1)
