@@ -1,4 +1,8 @@
-"""Experts: routing, super experts, pruning, carving."""
+"""Experts: routing, super experts, pruning, rounding, carving, and MoE-X.
+
+Importing the room lets transformers' auto classes know "moex". The comparison of MoE-X with its rivals
+is in `moe.moex.comparison`, which needs the package chess for the task of that name.
+"""
 
 from .ablate import ablate_experts, load_pruned, save_pruned, zero_experts
 from .carve import Carved, CarveOptions, active_experts, carve
@@ -8,6 +12,9 @@ from .effects import PruningEffects, pruning_effects, sink_decay
 from .errors import NoExpertsError, UnknownExpertError
 from .identity import check_identity
 from .layers import MoeLayer, moe_layers
+from .moex.config import MoexConfig
+from .moex.network import MoexForCausalLM
+from .moex.upcycle import UpcycleOptions, upcycle
 from .profile import profile_experts, profile_padded
 from .quantise import QuantisationEffects, quantisation_effects, quantised_experts
 from .result import ExpertProfile
@@ -25,11 +32,14 @@ __all__ = [
     "ExpertStatistics",
     "FewExpertsWarning",
     "MoeLayer",
+    "MoexConfig",
+    "MoexForCausalLM",
     "NoExpertsError",
     "PruningEffects",
     "QuantisationEffects",
     "Routing",
     "UnknownExpertError",
+    "UpcycleOptions",
     "ablate_experts",
     "active_experts",
     "as_logits",
@@ -50,6 +60,7 @@ __all__ = [
     "save_pruned",
     "select_super",
     "sink_decay",
+    "upcycle",
     "watch_routing",
     "zero_experts",
 ]

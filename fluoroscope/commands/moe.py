@@ -169,6 +169,8 @@ def prune(
 
     Example: fluoroscope moe prune --model path/to/moe -e 1:68 -e 2:92 --save pruned
     """
+    import numpy as np
+
     from ..moe.ablate import save_pruned
     from ..moe.criterion import CriterionOptions
     from ..moe.effects import pruning_effects
@@ -196,20 +198,33 @@ def prune(
         terminal.wrote(str(output))
     if save is not None:
         terminal.wrote(save_pruned(opened, given, save, mode=mode))
-    table = Table("taken out", "loss (nats)", "largest activation", "attention to first token")
+    table = Table(
+        "taken out", "loss (nats)", "perplexity", "largest activation", "attention to first token",
+        "sink decay", "repetition",
+    )  # fmt: skip
+    decay = [float(np.nanmean(row)) if np.isfinite(row).any() else None for row in effects.decay]
+    repetition = [None if value != value else float(value) for value in effects.repetition]
     for i, name in enumerate(effects.conditions):
         sinks = effects.sink_map[i]
         table.add_row(
-            str(name), f"{effects.loss[i]:.3f}", f"{effects.largest[i].max():,.0f}",
-            f"{sinks.mean():.3f}" if sinks.size else "",
+            str(name), f"{effects.loss[i]:.3f}", f"{np.exp(effects.loss[i]):.2f}",
+            f"{effects.largest[i].max():,.0f}", f"{sinks.mean():.3f}" if sinks.size else "",
+            _shown(decay[i]), _shown(repetition[i]),
         )  # fmt: skip
     terminal.show(table)
     return {
         "experts": [list(e) for e in given],
         "conditions": effects.conditions.tolist(),
         "loss": effects.loss.tolist(),
+        "perplexity": np.exp(effects.loss).tolist(),
         "largest": effects.largest.max(1).tolist(),
+        "sink_decay": decay,
+        "repetition": repetition,
     }
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def quantise(
