@@ -27,7 +27,7 @@ $(VENV)/.core: pyproject.toml constraints.txt
 
 $(VENV)/.full: $(VENV)/.core
 	PYTHONWARNINGS=ignore $(PIP) install --quiet --constraint constraints.txt --group test --group lint \
-	  --editable ".[transformer-lens,nnsight,corpora]"
+	  --editable ".[transformer-lens,nnsight,corpora,chess]"
 	touch $@
 
 setup: $(VENV)/.full ## make .venv with everything tests and checks need

