@@ -29,16 +29,42 @@ _watched: dict[nn.Module, list[PatternPort]] = {}
 """Attention modules somebody looks at; transformers' one dispatcher serves all models."""
 
 
-class PatternPort(Port):
-    """Attention probabilities of one attention module, (batch, heads, query, key).
+KeysValues = Callable[[Tensor, Tensor], None]
+"""Takes keys and values of one pass, each (batch, kv_heads, key, d_head)."""
 
-    Values are float32 where recomputed (float64 in a float64 model). Edited probabilities replace
-    the attention output by `pattern @ values`: from there on the numbers follow the eager formula.
+
+class AttentionPort(Port):
+    """What ports of attention probabilities have in common: whoever looks may hear keys and values.
+
+    Args:
+        attention: The attention module.
     """
 
     def __init__(self, attention: nn.Module) -> None:
         super().__init__()
         self.attention = attention
+        self._listeners: list[KeysValues] = []
+
+    def listen(self, hear: KeysValues) -> Callable[[], None]:
+        """Let `hear` have keys and values on every pass in which somebody looks at the pattern.
+
+        Returns:
+            A function that ends it.
+        """
+        self._listeners.append(hear)
+        return lambda: self._listeners.remove(hear)
+
+    def _tell(self, key: Tensor, value: Tensor) -> None:
+        for hear in self._listeners:
+            hear(key, value)
+
+
+class PatternPort(AttentionPort):
+    """Attention probabilities of one attention module, (batch, heads, query, key).
+
+    Values are float32 where recomputed (float64 in a float64 model). Edited probabilities replace
+    the attention output by `pattern @ values`: from there on the numbers follow the eager formula.
+    """
 
     def _open(self) -> Callable[[], None]:
         if not _watched:
@@ -61,6 +87,7 @@ class PatternPort(Port):
         """Call the model's own attention function and show the probabilities beside it."""
         output, weights = function(module, *args, **kwargs)
         query, key, value, mask = args[:4]
+        self._tell(key, value)
         pattern = weights
         if pattern is None:
             pattern = attention_probabilities(

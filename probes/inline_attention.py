@@ -16,21 +16,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from .attention import attention_probabilities, with_pattern
-from .ports import Port
+from .attention import AttentionPort, attention_probabilities, with_pattern
 
 _CALL = "scaled_dot_product_attention"
 
 
-class InlinePatternPort(Port):
+class InlinePatternPort(AttentionPort):
     """Attention probabilities of one such module, (batch, heads, query, key).
 
-    Values and edits are as in `attention.PatternPort`.
+    Values and edits are as in `attention.PatternPort`. Eager attention shows no keys and values.
     """
-
-    def __init__(self, attention: nn.Module) -> None:
-        super().__init__()
-        self.attention = attention
 
     def _open(self) -> Callable[[], None]:
         held = vars(self.attention).get("forward")  # somebody else's wrapper, if there is one
@@ -55,6 +50,7 @@ class InlinePatternPort(Port):
         """Run scaled dot-product attention and show its probabilities."""
         output = function(*args, **kwargs)
         asked = inspect.signature(_arguments).bind(*args, **kwargs).arguments
+        self._tell(asked["key"], asked["value"])
         pattern = attention_probabilities(
             asked["query"],
             asked["key"],

@@ -5,6 +5,10 @@ third split. Beside the accuracy stand: the majority class; the same probe on to
 (most frequent class of each token id); and the control task of Hewitt & Liang (1909.03368), a fixed
 random label per token id with the same distribution. Selectivity is accuracy minus control accuracy:
 a probe that learns random labels as well says little about the representation.
+
+Two more comparisons: the description length of the labels by online coding (`mdl.py`), and the same
+probe on the states of a model of the same architecture with random weights, where one is captured: what
+can be read there needs no training.
 """
 
 from __future__ import annotations
@@ -23,10 +27,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ..errors import OptionError
+from ..model import Model
 from ..results import Result, described
 from ..runfile import Run
 from .bootstrap import mean_with_interval
 from .labels import labels_of
+from .mdl import compression, online_code_bits
+from .random_baseline import random_states
 
 Progress = Callable[[int, int, str], None]
 
@@ -54,6 +61,20 @@ class LinearProbe(Result):
     n_train: int = described("tokens trained on")
     n_test: int = described("tokens tested on")
     n_test_documents: int = described("documents tested on")
+    codelength: np.ndarray | None = described(
+        "online code of the training labels given the rows",
+        axes=("sites",),
+        unit="bits",
+        default=None,
+    )
+    compression: np.ndarray | None = described(
+        "uniform code over online code; 1 where nothing is learned", axes=("sites",), default=None
+    )
+    random_model: np.ndarray | None = described(
+        "accuracy on the states of the same architecture with random weights",
+        axes=("sites",),
+        default=None,
+    )
 
 
 @dataclass(frozen=True)
@@ -98,6 +119,8 @@ def fit_probe(
     rows: Float[np.ndarray, "rows d_model"], labels: Int[np.ndarray, " rows"], split: Split
 ) -> tuple[np.ndarray, float]:
     """Predictions on the test rows, and the penalty chosen."""
+    if len(np.unique(labels[split.train])) == 1:  # rare labels, or a control task's draw
+        return np.full(len(split.test), labels[split.train[0]]), PENALTIES[0]
     best, chosen, penalty = -1.0, None, PENALTIES[0]
     for candidate in PENALTIES:
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=candidate, max_iter=200))
@@ -117,16 +140,19 @@ def linear_probe(
     label: str,
     sites: Sequence[str] | None = None,
     *,
+    random_weights_of: Model | None = None,
     max_tokens: int = 6000,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> LinearProbe:
-    """Probe sites of a run file for a label; no model is needed.
+    """Probe sites of a run file for a label.
 
     Args:
         run: An open run file with a vocabulary.
         label: Name of ready-made labels (see `labels.LABELS`).
         sites: Which sites; None for all in the file.
+        random_weights_of: The model the run came from: its architecture with random weights reads the
+            same tokens, and the same probe is fitted there. None leaves that comparison out.
         max_tokens: Use the first documents up to this many tokens.
         seed: Fixes the split and the control labels.
         progress: Called after every site.
@@ -143,19 +169,32 @@ def linear_probe(
     split = split_by_document(documents, seed=seed)
     control = control_labels(tokens, labels, seed=seed)
     chosen = list(run.sites if sites is None else sites)
+    untrained = {}
+    if random_weights_of is not None:
+        untrained = random_states(
+            random_weights_of, run, chosen, n_rows=n_rows, seed=seed, progress=progress
+        )
+    order = _by_document(split.train, documents, seed=seed)
     found = []
     for number, site in enumerate(chosen):
         rows = run.activations[site].read(slice(0, n_rows)).float().numpy()
         predicted, penalty = fit_probe(rows, labels, split)
         right = predicted == labels[split.test]
         controlled, _ = fit_probe(rows, control, split)
+        bits = online_code_bits(rows[order], labels[order], n_classes=len(classes))
+        without_training = np.nan
+        if untrained:
+            guessed, _ = fit_probe(untrained[site], labels, split)
+            without_training = (guessed == labels[split.test]).mean()
         found.append(
             (*_accuracy(right, documents[split.test]), (controlled == control[split.test]).mean(),
-             penalty)
+             penalty, bits, without_training)
         )  # fmt: skip
         if progress is not None:
             progress(number + 1, len(chosen), site)
-    accuracy, low, high, controls, penalties = map(np.array, zip(*found, strict=True))
+    accuracy, low, high, controls, penalties, bits, baseline = map(
+        np.array, zip(*found, strict=True)
+    )
     return LinearProbe(
         label=label,
         classes=np.array(classes, dtype=str),
@@ -171,7 +210,19 @@ def linear_probe(
         n_train=len(split.train),
         n_test=len(split.test),
         n_test_documents=len(np.unique(documents[split.test])),
+        codelength=bits,
+        compression=np.array([compression(b, len(order), len(classes)) for b in bits]),
+        random_model=baseline if untrained else None,
     )
+
+
+def _by_document(
+    rows: Int[np.ndarray, " rows"], documents: Int[np.ndarray, " all"], *, seed: int
+) -> Int[np.ndarray, " rows"]:
+    """The rows with their documents shuffled, each document in one piece."""
+    kinds, number = np.unique(documents[rows], return_inverse=True)
+    place = np.random.default_rng(seed).permutation(len(kinds))
+    return rows[np.argsort(place[number], kind="stable")]
 
 
 def source_documents(run: Run, n_rows: int) -> Int[np.ndarray, " rows"]:

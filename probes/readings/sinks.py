@@ -5,12 +5,17 @@ alpha_k = sum_{i >= k} A[i, k] / (T - k), and Sink_k(eps) is the share of sample
 with alpha_k > eps (strictly; eps = 0.3, T = 64). It is a share of heads, not attention mass; the
 mass is reported beside it. Late keys have few queries, so secondary sinks are looked for in
 k < T - 8 only.
+
+Norms of keys and values by position (mean over heads and texts) are recorded as Gu et al. do: a sink's
+key and value are small while its residual state is large. Rotary embedding leaves norms as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -18,11 +23,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..attention import pattern_source
+from ..attention import AttentionPort, pattern_source
 from ..capture import capture
 from ..errors import OptionError
 from ..model import Model
 from ..results import Result, described
+from ..sites import Site
 from .texts import Texts
 
 Progress = Callable[[int, int, str], None]
@@ -56,6 +62,19 @@ class AttentionSinks(Result):
     norm_first: np.ndarray = described("residual norm at the first token", axes=("layers",))
     norm_rest: np.ndarray = described("mean residual norm elsewhere", axes=("layers",))
     n_texts: int = described("texts read")
+    sinks: np.ndarray | None = described(
+        "positions counted as sinks: the first, and those more than a quarter of the heads sink to",
+        axes=("sinks",),
+        default=None,
+    )
+    key_norm: np.ndarray | None = described(
+        "L2 norm of keys, mean over heads and texts; none where attention does not show them",
+        axes=("layers", "keys"),
+        default=None,
+    )
+    value_norm: np.ndarray | None = described(
+        "L2 norm of values, likewise", axes=("layers", "keys"), default=None
+    )
 
 
 def importance(
@@ -114,8 +133,9 @@ def attention_sinks(
     sites = model.sites.resolve("layers.*.attn.pattern")
     layers = [site.layer for site in sites if site.layer is not None]
     alphas, masses, virtual, entropy, norms = [], [], [], [], []
+    kept = _KeyValueNorms()
     for numbers, ids in texts.batches(8 * window):
-        with capture(
+        with kept.listening(sites), capture(
             model, *(s.name for s in sites), *(f"layers.{n}.resid_post" for n in layers),
             stop_early=True,
         ) as acts:  # fmt: skip
@@ -131,11 +151,13 @@ def attention_sinks(
     alpha = torch.cat(alphas)
     mass, low, high = _with_interval(torch.cat(masses))
     norm = torch.cat(norms).double().mean(0).numpy()
+    rates = sink_rate(alpha, epsilon=epsilon).numpy()
+    key_norm, value_norm = kept.means()
     return AttentionSinks(
         epsilon=epsilon,
         window=window,
         source=pattern_source(model.module),
-        sink_rate=sink_rate(alpha, epsilon=epsilon).numpy(),
+        sink_rate=rates,
         first_token=alpha[..., 0].double().mean(0).numpy(),
         mass=mass,
         mass_low=low,
@@ -145,7 +167,41 @@ def attention_sinks(
         norm_first=norm[:, 0],
         norm_rest=norm[:, 1],
         n_texts=len(texts),
+        sinks=np.array(secondary_sinks(rates)),
+        key_norm=key_norm,
+        value_norm=value_norm,
     )
+
+
+class _KeyValueNorms:
+    """Norms of keys and values by position, summed over texts and averaged over heads."""
+
+    def __init__(self) -> None:
+        self._n_texts = 0
+        self._sums: dict[int, Float[Tensor, "2 keys"]] = {}
+
+    @contextmanager
+    def listening(self, sites: Sequence[Site]) -> Iterator[None]:
+        """Hear every attention that shows its keys and values, in the passes inside the block."""
+        with ExitStack() as stack:
+            for number, site in enumerate(sites):
+                if isinstance(site.port, AttentionPort):
+                    stack.callback(site.port.listen(partial(self._hear, number)))
+            yield
+
+    def means(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Mean norms of keys and of values, (layers, keys); None where nothing was heard."""
+        if not self._sums:
+            return None, None
+        means = torch.stack([self._sums[n] for n in sorted(self._sums)]) / self._n_texts
+        return means[:, 0].numpy(), means[:, 1].numpy()
+
+    def _hear(self, number: int, key: Tensor, value: Tensor) -> None:
+        if number == 0:
+            self._n_texts += len(key)
+        norms = [torch.linalg.vector_norm(x.double(), dim=-1) for x in (key, value)]
+        both = [norm.mean(1).sum(0).cpu() for norm in norms]
+        self._sums[number] = self._sums.get(number, 0) + torch.stack(both)
 
 
 def _norms(resid: Tensor) -> Tensor:

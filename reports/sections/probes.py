@@ -14,17 +14,19 @@ def linear_probe(stored: Stored, context: Context) -> Section:
     """Section of the result kind `linear_probe`."""
     sites = [label(str(site), longest=60) for site in stored.sites]
     order = np.arange(len(sites))
-    names = ("probe", "control task", "token identity", "majority class")
-    columns = (
-        stored.accuracy,
-        stored.control,
-        np.full(len(sites), stored.token_identity),
-        np.full(len(sites), stored.majority),
-    )
+    curves = {
+        "probe": stored.accuracy,
+        "control task": stored.control,
+        "token identity": np.full(len(sites), stored.token_identity),
+        "majority class": np.full(len(sites), stored.majority),
+    }
+    untrained = stored.values.get("random_model")
+    if untrained is not None:
+        curves["random weights"] = untrained
     rows = as_rows(
-        site=np.tile(order, len(names)),
-        accuracy=np.concatenate(columns),
-        which=np.repeat(names, len(sites)),
+        site=np.tile(order, len(curves)),
+        accuracy=np.concatenate(list(curves.values())),
+        which=np.repeat(list(curves), len(sites)),
     )
     best = int(np.argmax(stored.selectivity))
     wanted = label(str(stored.label))
@@ -42,7 +44,8 @@ def linear_probe(stored: Stored, context: Context) -> Section:
             "high": stored.accuracy_high.tolist(),
             "control": stored.control.tolist(),
             "selectivity": stored.selectivity.tolist(),
-        },
+        }
+        | ({} if untrained is None else {"random weights": untrained.tolist()}),
         n=f"{stored.n_train} tokens to train, {stored.n_test} to test in "
         f"{stored.n_test_documents} documents; split by document",
         interval="95 % bootstrap over documents",
@@ -53,6 +56,35 @@ def linear_probe(stored: Stored, context: Context) -> Section:
         title=f"Linear probe: {wanted}",
         chapter="Text and tokens",
         intro="Logistic regression on standardised states. Selectivity is accuracy minus that on "
-        "random labels per token (arXiv 1909.03368).",
-        figures=(figure,),
+        "random labels per token (arXiv 1909.03368). Compression tells how easily labels are learned, "
+        "not only how well in the end (arXiv 2003.12298).",
+        figures=(figure, *_code(stored, sites)),
+    )
+
+
+def _code(stored: Stored, sites: list[str]) -> tuple[Figure, ...]:
+    """Length of the labels' code; nothing for files from before it was measured."""
+    compression = stored.values.get("compression")
+    if compression is None:
+        return ()
+    best = int(np.argmax(compression))
+    return (
+        Figure(
+            id=f"{stored.name}-code",
+            question="How easily is it learned?",
+            reading=f"Shortest code at {sites[best]}: {stored.codelength[best]:,.0f} bits for "
+            f"{stored.n_train} labels, {compression[best]:.1f} times shorter than the uniform code.",
+            chart=lines(
+                as_rows(site=np.arange(len(sites)), compression=compression),
+                x="site",
+                y="compression",
+            ),
+            data={
+                "site": sites,
+                "bits": stored.codelength.tolist(),
+                "compression": compression.tolist(),
+            },
+            n=f"online coding of {stored.n_train} labels, documents shuffled once",
+            source=f"{stored.source}/codelength",
+        ),
     )

@@ -22,7 +22,13 @@ def attention_sinks(stored: Stored, context: Context) -> Section:
             f"whose importance of key k exceeds {stored.epsilon} (arXiv 2410.10781); it is no mass. "
             f"Attention probabilities: {stored.values['source']}."
         ),
-        figures=(_mass(stored, n), _map(stored, n), _rates(stored, n), _norms(stored, n)),
+        figures=(
+            _mass(stored, n),
+            _map(stored, n),
+            _rates(stored, n),
+            _norms(stored, n),
+            *_keys_and_values(stored, n),
+        ),
         tiles=(
             Tile(
                 label="heads that sink to the first token",
@@ -126,4 +132,41 @@ def _norms(stored: Stored, n: str) -> Figure:
         },
         n=n,
         source=f"{stored.source}/norm_first",
+    )
+
+
+def _keys_and_values(stored: Stored, n: str) -> tuple[Figure, ...]:
+    """Norms of keys and values; nothing for files from before they were measured."""
+    if stored.values.get("key_norm") is None or stored.values.get("value_norm") is None:
+        return ()
+    sinks = np.asarray(stored.sinks, dtype=int)
+    others = np.setdiff1d(np.arange(stored.key_norm.shape[1]), sinks)
+    layers = np.arange(len(stored.key_norm))
+    curves = {
+        f"{what}, {where}": norms[:, positions].mean(1)
+        for what, norms in (("keys", stored.key_norm), ("values", stored.value_norm))
+        for where, positions in (("sinks", sinks), ("others", others))
+    }
+    rows = as_rows(
+        layer=np.tile(layers, len(curves)),
+        **{"mean norm": np.concatenate(list(curves.values()))},
+        which=np.repeat(list(curves), len(layers)),
+    )
+    smaller = {
+        what: int((curves[f"{what}, sinks"] < curves[f"{what}, others"]).sum())
+        for what in ("keys", "values")
+    }
+    named = ", ".join(map(str, sinks[:6])) + (", ..." if len(sinks) > 6 else "")
+    return (
+        Figure(
+            id=f"{stored.name}-keys-values",
+            question="Does a sink add anything to what reads it?",
+            reading=f"Values of sinks are smaller than others' in {smaller['values']} of "
+            f"{len(layers)} layers, keys in {smaller['keys']}: attention that goes there moves "
+            "little.",
+            chart=lines(rows, x="layer", y="mean norm", series="which", log=True),
+            data={"layer": layers.tolist(), **{name: c.tolist() for name, c in curves.items()}},
+            n=f"{n}; sinks are positions {named}",
+            source=f"{stored.source}/value_norm",
+        ),
     )

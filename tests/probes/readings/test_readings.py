@@ -118,6 +118,33 @@ def test_sinks_do_not_depend_on_the_batch_split(tiny_llama) -> None:
         attention_sinks(tiny_llama, Texts((texts.ids[0], texts.ids[1][:5]), ("a", "b")))
 
 
+def test_norms_of_keys_and_values_are_those_of_the_projections(tiny_llama) -> None:
+    """Rotary embedding turns keys and leaves their norms; two key-value heads of 8."""
+    texts = some_texts(5, 16)
+    found = attention_sinks(tiny_llama, texts)
+    assert found.sinks is not None
+    assert found.sinks[0] == 0
+    seen: dict[str, list[torch.Tensor]] = {"k_proj": [], "v_proj": []}
+    attention = tiny_llama.module.model.layers[2].self_attn
+    hooks = [
+        getattr(attention, name).register_forward_hook(
+            lambda m, a, out, name=name: seen[name].append(out)
+        )
+        for name in seen
+    ]
+    with torch.no_grad():
+        for ids in texts.ids:
+            tiny_llama(torch.as_tensor(ids)[None])
+    for hook in hooks:
+        hook.remove()
+    for name, norms in (("k_proj", found.key_norm), ("v_proj", found.value_norm)):
+        heads = torch.cat(seen[name]).unflatten(-1, (2, 8)).double()
+        expected = heads.norm(dim=-1).mean((0, 2)).numpy()
+        assert norms is not None
+        assert norms.shape == (3, 16)
+        np.testing.assert_allclose(norms[2], expected, rtol=1e-4)
+
+
 def test_learned_sinks_take_attention_away() -> None:
     found = attention_sinks(wrap_model(tiny_module("gpt_oss")), some_texts(3, 16))
     assert (found.virtual > 0).all()
