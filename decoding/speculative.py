@@ -169,6 +169,8 @@ class Speculative(Engine):
     Options: ClassVar[type[Any]] = SpeculativeOptions
     _learned: Drafter | None = None
     _thrift: Thrift | None = None
+    _remeasured: bool = False
+    """Whether the cost curve was found wrong once; a machine too busy to measure is not asked again."""
 
     @abstractmethod
     def make_drafter(self) -> Drafter:
@@ -191,9 +193,9 @@ class Speculative(Engine):
             raise RollBackError(f"{self.about.name!r} drafts trees, but {fault}")
         if self.options.thrifty:
             layout = self.layout
-            if self._thrift is not None and self._thrift.misjudges:
+            if self._thrift is not None and self._thrift.misjudges and not self._remeasured:
                 forget_curve(self.model, layout)
-                self._thrift = None
+                self._thrift, self._remeasured = None, True
             cost_curve(self.model, layout)
 
     @property

@@ -7,8 +7,9 @@ indices drafts, and below a threshold a fallback does.
 
 Counts are those of the authors' suffix trees, the current suffix itself included, so that what was seen
 once before is believed with probability 1/2. Deviations: equal counts go to the latest occurrence
-(theirs: unspecified); confidence is lowered for short matches, since a count knows nothing of how much
-context agreed (score and stopping follow the paper).
+(theirs: unspecified); confidence leaves the current suffix out, which nothing has followed yet, and is
+lowered for short matches, since a count knows nothing of how much context agreed (score and stopping
+follow the paper).
 """
 
 from __future__ import annotations
@@ -196,12 +197,14 @@ class SuffixDrafter(Drafter):
         while heap and len(builder) < cap:
             reach, _, node, occurrences, depth = heapq.heappop(heap)
             following = index.continuations(occurrences)
+            n_continued = sum(len(narrowed) for _, narrowed in following)
             for token, narrowed in following if self._options.tree else following[:1]:
                 share = len(narrowed) / len(occurrences)
                 if len(builder) == cap or -reach * share < self._options.min_prob:
                     break
                 trust = (m + depth) / (m + depth + 1)
-                child = builder.add(node, token, share * trust, source)
+                confidence = trust * len(narrowed) / n_continued
+                child = builder.add(node, token, confidence, source)
                 score += -reach * share
                 count += 1
                 heapq.heappush(heap, (reach * share, count, child, narrowed, depth + 1))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from fluoroscope.decoding import choose_layout, cost, layout, make_engine
+from fluoroscope.decoding import Thrift, choose_layout, cost, layout, make_engine
 from fluoroscope.decoding.cost import cost_curve, forget_curve
 from fluoroscope.decoding.growing_cache import ROOM, growing_cache
 from fluoroscope.decoding.layout import Copy, laid_out, layouts_for
@@ -198,3 +198,17 @@ def test_a_model_made_in_memory_leaves_no_file(
     assert curve is cost_curve(tiny_llama)
     assert list(curve.times) == sorted(curve.times)
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_curve_found_wrong_is_measured_anew_once(
+    tiny_llama: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine whose passes never cost what they cost before is not measured before every text."""
+    monkeypatch.setattr(Thrift, "misjudges", True)
+    engine = make_engine(tiny_llama, "suffix")
+    curves = []
+    for _ in range(3):
+        engine.generate(ids(1)[0], stopping=free(4))
+        curves.append(cost_curve(tiny_llama))
+    assert curves[0] is not curves[1]
+    assert curves[1] is curves[2]
