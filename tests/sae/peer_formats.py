@@ -23,10 +23,13 @@ def randomise(module):
 def saelens_read(folder: Path):
     from sae_lens import SAE
 
-    sae = SAE.load_from_disk(folder)
-    with torch.no_grad():
-        codes = sae.encode(ROWS)
-        return {"codes": codes.tolist(), "rebuilt": sae.decode(codes).tolist()}
+    found = {}
+    for held in sorted(folder.iterdir()):
+        sae = SAE.load_from_disk(held)
+        with torch.no_grad():
+            codes = sae.encode(ROWS)
+            found[held.name] = {"codes": codes.tolist(), "rebuilt": sae.decode(codes).tolist()}
+    return found
 
 
 def saelens_write(folder: Path):
