@@ -93,6 +93,9 @@ def dictionary_learning_write(folder: Path):
         if "BatchTopK" in name:
             sae.threshold.fill_(0.3)
         (folder / name).mkdir(parents=True)
+        if name == "AutoEncoder":
+            with torch.no_grad():
+                sae.normalize_decoder()  # as its from_pretrained does
         torch.save(sae.state_dict(), folder / name / "ae.pt")
         config = {"trainer": {"dict_class": name}}
         (folder / name / "config.json").write_text(json.dumps(config))
