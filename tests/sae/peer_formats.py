@@ -105,6 +105,23 @@ def dictionary_learning_write(folder: Path):
     return found
 
 
+def overcomplete_pursue(folder: Path):
+    """Matching pursuit of overcomplete, whose package imports vision models that are not needed."""
+    import importlib.util
+    import types
+
+    package = types.ModuleType("overcomplete")
+    package.__path__ = list(importlib.util.find_spec("overcomplete").submodule_search_locations)
+    sys.modules["overcomplete"] = package
+    from overcomplete.sae.mp_sae import MpSAE
+
+    held = torch.load(folder / "given.pt", weights_only=True)
+    sae = MpSAE(held["atoms"].shape[1], len(held["atoms"]), k=held["k"])
+    sae.get_dictionary = lambda: held["atoms"]
+    residual, codes = sae.encode(held["rows"])
+    return {"codes": codes.tolist(), "residual": residual.tolist()}
+
+
 if __name__ == "__main__":
     out = globals()[sys.argv[1]](Path(sys.argv[2]))
     Path(sys.argv[3]).write_text(json.dumps(out))

@@ -17,6 +17,7 @@ from fluoroscope.sae import (
     load_dictionary_learning,
     load_saelens,
     make_sae,
+    matching_pursuit,
     save_saelens,
 )
 from tests.sae.test_architectures import rows, trained
@@ -127,3 +128,25 @@ def test_saelens_reads_what_we_write(ask, tmp_path):
         torch.testing.assert_close(
             made[name].decode(codes), torch.tensor(answer["rebuilt"]), atol=1e-5, rtol=1e-5
         )
+
+
+@pytest.mark.slow
+def test_pursuit_equals_overcompletes_on_the_same_atoms(ask, tmp_path):
+    """With so many atoms every best correlation is positive, where the two definitions agree."""
+    generator = torch.Generator().manual_seed(0)
+    atoms = torch.randn(200, 10, generator=generator)
+    given = {
+        "rows": torch.randn(50, 10, generator=generator),
+        "atoms": atoms / atoms.norm(dim=1, keepdim=True),
+        "k": 12,
+    }
+    torch.save(given, tmp_path / "given.pt")
+    answer = ask("overcomplete_pursue", tmp_path)
+    path = matching_pursuit(given["rows"], given["atoms"], n_steps=12)
+    assert (path.values > 0).all()
+    torch.testing.assert_close(
+        path.codes().dense(), torch.tensor(answer["codes"]), atol=1e-5, rtol=1e-5
+    )
+    torch.testing.assert_close(
+        path.residual, torch.tensor(answer["residual"]), atol=1e-5, rtol=1e-5
+    )
