@@ -155,8 +155,9 @@ def _gated(weights: dict[str, Tensor]) -> _Read:
 
 
 def _jumprelu(weights: dict[str, Tensor]) -> _Read:
-    names = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
-    return "jumprelu", {"apply_b_dec_to_input": False}, {n: weights[n] for n in names}
+    named = {name: weights[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
+    named["threshold"] = weights["threshold"].clamp_min(0)  # it rectifies besides
+    return "jumprelu", {"apply_b_dec_to_input": False}, named
 
 
 def _topk(weights: dict[str, Tensor]) -> _Read:

@@ -85,6 +85,8 @@ def load_saelens(folder: str | Path) -> SparseAutoencoder:
         options["decoder_norm"] = "unit"
     if ours == "mp" and not config.get("apply_b_dec_to_input", True):
         weights["b_dec"] = torch.zeros_like(weights["b_dec"])  # SAELens ignores it then
+    if "threshold" in weights:  # SAELens rectifies besides
+        weights["threshold"] = weights["threshold"].clamp_min(0)
     sae = make_sae(ours, **options)
     sae.metadata = {"saelens": config.get("metadata", {})}
     return filled(sae, weights, folder.name)

@@ -23,10 +23,13 @@ def randomise(module):
 def saelens_read(folder: Path):
     from sae_lens import SAE
 
-    sae = SAE.load_from_disk(folder)
-    with torch.no_grad():
-        codes = sae.encode(ROWS)
-        return {"codes": codes.tolist(), "rebuilt": sae.decode(codes).tolist()}
+    found = {}
+    for held in sorted(folder.iterdir()):
+        sae = SAE.load_from_disk(held)
+        with torch.no_grad():
+            codes = sae.encode(ROWS)
+            found[held.name] = {"codes": codes.tolist(), "rebuilt": sae.decode(codes).tolist()}
+    return found
 
 
 def saelens_write(folder: Path):
@@ -90,6 +93,9 @@ def dictionary_learning_write(folder: Path):
         if "BatchTopK" in name:
             sae.threshold.fill_(0.3)
         (folder / name).mkdir(parents=True)
+        if name == "AutoEncoder":
+            with torch.no_grad():
+                sae.normalize_decoder()  # as its from_pretrained does
         torch.save(sae.state_dict(), folder / name / "ae.pt")
         config = {"trainer": {"dict_class": name}}
         (folder / name / "config.json").write_text(json.dumps(config))
@@ -97,6 +103,23 @@ def dictionary_learning_write(folder: Path):
             codes = sae.encode(ROWS)
             found[name] = {"codes": codes.tolist(), "rebuilt": sae.decode(codes).tolist()}
     return found
+
+
+def overcomplete_pursue(folder: Path):
+    """Matching pursuit of overcomplete, whose package imports vision models that are not needed."""
+    import importlib.util
+    import types
+
+    package = types.ModuleType("overcomplete")
+    package.__path__ = list(importlib.util.find_spec("overcomplete").submodule_search_locations)
+    sys.modules["overcomplete"] = package
+    from overcomplete.sae.mp_sae import MpSAE
+
+    held = torch.load(folder / "given.pt", weights_only=True)
+    sae = MpSAE(held["atoms"].shape[1], len(held["atoms"]), k=held["k"])
+    sae.get_dictionary = lambda: held["atoms"]
+    residual, codes = sae.encode(held["rows"])
+    return {"codes": codes.tolist(), "residual": residual.tolist()}
 
 
 if __name__ == "__main__":

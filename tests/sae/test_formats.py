@@ -17,6 +17,7 @@ from fluoroscope.sae import (
     load_dictionary_learning,
     load_saelens,
     make_sae,
+    matching_pursuit,
     save_saelens,
 )
 from tests.sae.test_architectures import rows, trained
@@ -34,7 +35,7 @@ def ask(tmp_path):
     def run(what: str, folder: Path) -> dict:
         answer = tmp_path / f"{what}.json"
         command = [python, "-W", "ignore", str(HERE / "peer_formats.py"), what, str(folder)]
-        subprocess.run([*command, str(answer)], check=True, capture_output=True, timeout=280)
+        subprocess.run([*command, str(answer)], check=True, capture_output=True, timeout=800)
         return json.loads(answer.read_text())
 
     return run
@@ -113,14 +114,39 @@ def test_what_peers_wrote_gives_their_codes(ask, tmp_path, what):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["relu", "gated", "topk", "jumprelu", "batchtopk", "mp"])
-def test_saelens_reads_what_we_write(ask, tmp_path, name):
-    k = {} if name in {"relu", "gated"} else {"k": 3}
-    sae = make_sae(name, d_in=6, d_sae=14, **k).eval()
-    answer = ask("saelens_read", save_saelens(sae, tmp_path / "ours"))
+def test_saelens_reads_what_we_write(ask, tmp_path):
+    made = {}
+    for name in ("relu", "gated", "topk", "jumprelu", "batchtopk", "mp"):
+        k = {} if name in {"relu", "gated"} else {"k": 3}
+        made[name] = make_sae(name, d_in=6, d_sae=14, **k).eval()
+        save_saelens(made[name], tmp_path / "ours" / name)
+    answers = ask("saelens_read", tmp_path / "ours")
+    assert answers.keys() == made.keys()
+    for name, answer in answers.items():
+        codes = made[name].encode(ROWS)
+        torch.testing.assert_close(codes, torch.tensor(answer["codes"]), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            made[name].decode(codes), torch.tensor(answer["rebuilt"]), atol=1e-5, rtol=1e-5
+        )
+
+
+@pytest.mark.slow
+def test_pursuit_equals_overcompletes_on_the_same_atoms(ask, tmp_path):
+    """With so many atoms every best correlation is positive, where the two definitions agree."""
+    generator = torch.Generator().manual_seed(0)
+    atoms = torch.randn(200, 10, generator=generator)
+    given = {
+        "rows": torch.randn(50, 10, generator=generator),
+        "atoms": atoms / atoms.norm(dim=1, keepdim=True),
+        "k": 12,
+    }
+    torch.save(given, tmp_path / "given.pt")
+    answer = ask("overcomplete_pursue", tmp_path)
+    path = matching_pursuit(given["rows"], given["atoms"], n_steps=12)
+    assert (path.values > 0).all()
     torch.testing.assert_close(
-        sae.encode(ROWS), torch.tensor(answer["codes"]), atol=1e-5, rtol=1e-5
+        path.codes().dense(), torch.tensor(answer["codes"]), atol=1e-5, rtol=1e-5
     )
     torch.testing.assert_close(
-        sae(ROWS).reconstruction, torch.tensor(answer["rebuilt"]), atol=1e-5, rtol=1e-5
+        path.residual, torch.tensor(answer["residual"]), atol=1e-5, rtol=1e-5
     )

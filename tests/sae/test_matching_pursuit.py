@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -203,3 +206,21 @@ def test_more_steps_at_inference_rebuild_better():
     x = data(40, 12)
     errors = [float(sae.pursue(x, k=k).residual.square().sum()) for k in (1, 3, 6, 12, 24)]
     assert errors == sorted(errors, reverse=True)
+
+
+def test_memory_does_not_grow_with_rows_times_latents():
+    """A dense matrix of correlations or pre-activations would be 1.2 GiB."""
+    script = """
+import resource, torch
+from fluoroscope.sae import make_sae, matching_pursuit
+torch.set_num_threads(1)
+rows, p = torch.randn(4000, 8), 80_000
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for name in ("topk", "batchtopk"):
+    make_sae(name, d_in=8, d_sae=p, k=4).train()(rows).loss.backward()
+matching_pursuit(rows, make_sae("topk", d_in=8, d_sae=p, k=4).W_dec.detach(), n_steps=2)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    command = [sys.executable, "-c", script]
+    grown = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert grown < 400, f"{grown:.0f} MiB more"
