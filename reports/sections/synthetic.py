@@ -47,7 +47,7 @@ def sae_synthetic(stored: Stored, context: Context) -> Section:
         ),
         figures=tuple(figures),
         verdict=(
-            f"On known hierarchical features {label(least)} absorbs least (mean {means[least]:.2f}), "
+            f"{'On known hierarchical features' if by_rho else 'Where children are weak'} {label(least)} absorbs least (mean {means[least]:.2f}), "
             f"{label(most)} most ({means[most]:.2f}); {seeds} seeds each."
         ),
     )
