@@ -36,6 +36,7 @@ def sae_synthetic(stored: Stored, context: Context) -> Section:
             figures.append(_figure(stored, key, axis, at, order[MAX_SERIES:], 2))
     figures.append(_table(stored, axis, at))
     least, most = order[0], order[-1]
+    where = "On known hierarchical features" if by_rho else "Where children are weak"
     return Section(
         id=stored.name,
         title="Known features" if by_rho else "Absorption of weak children",
@@ -47,7 +48,7 @@ def sae_synthetic(stored: Stored, context: Context) -> Section:
         ),
         figures=tuple(figures),
         verdict=(
-            f"On known hierarchical features {label(least)} absorbs least (mean {means[least]:.2f}), "
+            f"{where} {label(least)} absorbs least (mean {means[least]:.2f}), "
             f"{label(most)} most ({means[most]:.2f}); {seeds} seeds each."
         ),
     )

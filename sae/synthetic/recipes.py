@@ -11,9 +11,9 @@ twenty latents for twenty features, no decoder bias. What differs is how each ge
   five prefixes of Pareto-distributed length (0.5), latents ordered by energy;
 - batchtopk and matryoshka (its BatchTopK form, arXiv 2503.17547) keep 3 latents a row for 1,000
   steps and then the true L0 of 1.36;
-- topk keeps 2, the most a sample holds; - matching pursuit (mp) stops at a residual below 0.05 or
-when it picks an atom again, its atoms free in length (holding them at 1 makes recovery worse on
-this benchmark); omp likewise.
+- topk keeps 2, the most a sample holds, and so does omp, at unit length of the atoms as it needs;
+- matching pursuit (mp) stops at a residual below 0.05 or when it picks an atom again; its atoms are
+  free in length (holding them at 1 makes recovery worse on this benchmark).
 
 References:
     arXiv 2506.03093 and its code (all but gated, jumprelu, topk, omp, which it does not run).
@@ -76,7 +76,7 @@ def recipes() -> dict[str, Recipe]:
             | {"decoder_norm": "free", "k": N_FEATURES, "tolerance": TAU, "stop_on_repeat": True}
             | {"auxk": 0.0},
         ),
-        "omp": Recipe(architecture="omp", options=plain | {"decoder_norm": "free", "k": 2}),
+        "omp": Recipe(architecture="omp", options=plain | {"k": 2}),
         "relu": Recipe(architecture="relu", options=plain | {"l1": START}, steered=True),
         "gated": Recipe(architecture="gated", options=plain | {"l1": START}, steered=True),
         "jumprelu": Recipe(architecture="jumprelu", options=plain | JUMP, steered=True),

@@ -99,6 +99,35 @@ def test_l1_absorbs_parents_and_prefixes_mend_it() -> None:
     assert study.absorption[1] < 0.1
 
 
+@pytest.mark.slow
+def test_matching_pursuit_finds_every_feature() -> None:
+    study = tree_study(architectures=["mp"], rhos=(0.0,), seeds=(0,), n_steps=3000)
+    assert study.matched_cosine[0] > 0.995
+    assert abs(study.absorption[0]) < 0.02
+    assert study.l0[0] == pytest.approx(TRUE_L0, abs=0.05)
+
+
+def test_a_diverged_training_is_a_cell_of_nan() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sae = make_sae("relu", d_in=20, d_sae=20)
+    with torch.no_grad():
+        sae.W_dec[0, 0] = torch.nan
+    assert np.isnan(
+        list(score(sae, Tree(TreeOptions(), generator=generator), generator).values())
+    ).all()
+
+
+def test_signs_do_not_count_where_codes_are_signed() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tree = Tree(TreeOptions(), generator=generator)
+    sae = make_sae("omp", d_in=20, d_sae=20, k=2, apply_b_dec_to_input=False)
+    with torch.no_grad():
+        sae.W_dec.copy_(-tree.atoms)
+    found = score(sae, tree, generator)
+    assert found["matched_cosine"] == pytest.approx(1, abs=1e-5)
+    assert found["absorption"] == pytest.approx(0, abs=1e-5)
+
+
 def test_table_1_varies_the_children() -> None:
     study = absorption_study(
         architectures=["relu"], child_means=(0.1, 1.0), seeds=(0,), n_steps=100
