@@ -156,6 +156,7 @@ def capacity(
     width: Widths = None,
     seeds: Seeds = 3,
     steps: Steps = 2400,
+    l1: Penalty = 0.1,
     report: Report = None,
     again: Again = False,
 ) -> dict[str, Any]:
@@ -168,7 +169,7 @@ def capacity(
     from ..sae.superposition.experiments.capacity import CapacityOptions
     from ..sae.superposition.experiments.capacity import capacity as measure
 
-    chosen = _with(CapacityOptions(n_seeds=seeds, n_steps=steps), widths=width)
+    chosen = _with(CapacityOptions(n_seeds=seeds, n_steps=steps, l1=l1), widths=width)
     return _experiment(terminal, measure, chosen, output, report, again=again)
 
 
@@ -180,6 +181,7 @@ def grokking(
     epochs: Epochs = 1000,
     checkpoints: Checkpoints = 21,
     sgld_steps: Sgld = 150,
+    l1: Penalty = 0.1,
     report: Report = None,
     again: Again = False,
 ) -> dict[str, Any]:
@@ -193,7 +195,7 @@ def grokking(
     from ..sae.superposition.experiments.grokking import grokking as measure
 
     chosen = GrokkingOptions(
-        n_seeds=seeds, n_epochs=epochs, n_checkpoints=checkpoints, sgld_steps=sgld_steps
+        n_seeds=seeds, n_epochs=epochs, n_checkpoints=checkpoints, sgld_steps=sgld_steps, l1=l1
     )
     return _experiment(terminal, measure, chosen, output, report, again=again)
 
@@ -205,6 +207,7 @@ def adversarial(
     width: Widths = None,
     seeds: Seeds = 3,
     epochs: Epochs = 60,
+    l1: Penalty = 0.1,
     report: Report = None,
     again: Again = False,
 ) -> dict[str, Any]:
@@ -217,7 +220,7 @@ def adversarial(
     from ..sae.superposition.experiments.adversarial import AdversarialOptions
     from ..sae.superposition.experiments.adversarial import adversarial as measure
 
-    chosen = _with(AdversarialOptions(n_seeds=seeds, n_epochs=epochs), widths=width)
+    chosen = _with(AdversarialOptions(n_seeds=seeds, n_epochs=epochs, l1=l1), widths=width)
     return _experiment(terminal, measure, chosen, output, report, again=again)
 
 
