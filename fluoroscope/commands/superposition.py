@@ -32,6 +32,10 @@ Reduction = Annotated[
     Literal["sum", "mean"],
     typer.Option(help="Loss of the dictionaries: summed (paper's text) or averaged (its code)."),
 ]
+Recipe = Annotated[
+    Literal["text", "code"],
+    typer.Option(help="Dictionaries as the paper's text has them, or as its code trains them."),
+]
 Widths = Annotated[
     list[int] | None, typer.Option("--width", "-w", help="Units of hidden layers (repeatable).")
 ]
@@ -133,6 +137,7 @@ def dropout(
     seeds: Seeds = 3,
     epochs: Epochs = 60,
     l1: Penalty = 0.1,
+    recipe: Recipe = "text",
     report: Report = None,
     again: Again = False,
 ) -> dict[str, Any]:
@@ -145,7 +150,9 @@ def dropout(
     from ..sae.superposition.experiments.dropout import DropoutOptions
     from ..sae.superposition.experiments.dropout import dropout as measure
 
-    chosen = _with(DropoutOptions(n_seeds=seeds, n_epochs=epochs, l1=l1), widths=width)
+    chosen = _with(
+        DropoutOptions(n_seeds=seeds, n_epochs=epochs, l1=l1, recipe=recipe), widths=width
+    )
     return _experiment(terminal, measure, chosen, output, report, again=again)
 
 
@@ -232,7 +239,7 @@ def layers(
     every: Every = 3,
     tokens: Rows = 16_384,
     expansion: Expansion = 2.0,
-    l1: LayerPenalty = 0.03,
+    l1: LayerPenalty = 0.1,
     steps: LayerSteps = 400,
     match_fvu: Match = None,
     report: Report = None,
