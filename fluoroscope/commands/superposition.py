@@ -32,6 +32,10 @@ Reduction = Annotated[
     Literal["sum", "mean"],
     typer.Option(help="Loss of the dictionaries: summed (paper's text) or averaged (its code)."),
 ]
+Recipe = Annotated[
+    Literal["text", "code"],
+    typer.Option(help="Dictionaries as the paper's text has them, or as its code trains them."),
+]
 Widths = Annotated[
     list[int] | None, typer.Option("--width", "-w", help="Units of hidden layers (repeatable).")
 ]
@@ -133,6 +137,7 @@ def dropout(
     seeds: Seeds = 3,
     epochs: Epochs = 60,
     l1: Penalty = 0.1,
+    recipe: Recipe = "text",
     report: Report = None,
     again: Again = False,
 ) -> dict[str, Any]:
@@ -145,7 +150,9 @@ def dropout(
     from ..sae.superposition.experiments.dropout import DropoutOptions
     from ..sae.superposition.experiments.dropout import dropout as measure
 
-    chosen = _with(DropoutOptions(n_seeds=seeds, n_epochs=epochs, l1=l1), widths=width)
+    chosen = _with(
+        DropoutOptions(n_seeds=seeds, n_epochs=epochs, l1=l1, recipe=recipe), widths=width
+    )
     return _experiment(terminal, measure, chosen, output, report, again=again)
 
 
@@ -156,6 +163,7 @@ def capacity(
     width: Widths = None,
     seeds: Seeds = 3,
     steps: Steps = 2400,
+    l1: Penalty = 0.1,
     report: Report = None,
     again: Again = False,
 ) -> dict[str, Any]:
@@ -168,7 +176,7 @@ def capacity(
     from ..sae.superposition.experiments.capacity import CapacityOptions
     from ..sae.superposition.experiments.capacity import capacity as measure
 
-    chosen = _with(CapacityOptions(n_seeds=seeds, n_steps=steps), widths=width)
+    chosen = _with(CapacityOptions(n_seeds=seeds, n_steps=steps, l1=l1), widths=width)
     return _experiment(terminal, measure, chosen, output, report, again=again)
 
 
@@ -180,6 +188,7 @@ def grokking(
     epochs: Epochs = 1000,
     checkpoints: Checkpoints = 21,
     sgld_steps: Sgld = 150,
+    l1: Penalty = 0.1,
     report: Report = None,
     again: Again = False,
 ) -> dict[str, Any]:
@@ -193,7 +202,7 @@ def grokking(
     from ..sae.superposition.experiments.grokking import grokking as measure
 
     chosen = GrokkingOptions(
-        n_seeds=seeds, n_epochs=epochs, n_checkpoints=checkpoints, sgld_steps=sgld_steps
+        n_seeds=seeds, n_epochs=epochs, n_checkpoints=checkpoints, sgld_steps=sgld_steps, l1=l1
     )
     return _experiment(terminal, measure, chosen, output, report, again=again)
 
@@ -205,6 +214,7 @@ def adversarial(
     width: Widths = None,
     seeds: Seeds = 3,
     epochs: Epochs = 60,
+    l1: Penalty = 0.1,
     report: Report = None,
     again: Again = False,
 ) -> dict[str, Any]:
@@ -217,7 +227,7 @@ def adversarial(
     from ..sae.superposition.experiments.adversarial import AdversarialOptions
     from ..sae.superposition.experiments.adversarial import adversarial as measure
 
-    chosen = _with(AdversarialOptions(n_seeds=seeds, n_epochs=epochs), widths=width)
+    chosen = _with(AdversarialOptions(n_seeds=seeds, n_epochs=epochs, l1=l1), widths=width)
     return _experiment(terminal, measure, chosen, output, report, again=again)
 
 
@@ -229,7 +239,7 @@ def layers(
     every: Every = 3,
     tokens: Rows = 16_384,
     expansion: Expansion = 2.0,
-    l1: LayerPenalty = 0.03,
+    l1: LayerPenalty = 0.1,
     steps: LayerSteps = 400,
     match_fvu: Match = None,
     report: Report = None,

@@ -50,8 +50,9 @@ class LayerOptions:
 
     expansion: float = 2.0
     """Latents over the site's width."""
-    l1: float = 0.03
-    """Penalty in units of rows of mean square norm 1 (SAEBench sweeps 0.012 to 0.06)."""
+    l1: float = 0.1
+    """Penalty in units of rows of mean square norm 1. SAEBench sweeps 0.012 to 0.06 over 500 million
+    tokens; dictionaries as short as these hardly select below 0.1 (docs/results/superposition.md)."""
     match_fvu: float | None = None
     """Also give F at this FVU, from dictionaries of a third and of three times the penalty as well."""
     n_steps: int = 400

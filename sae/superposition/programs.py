@@ -9,7 +9,8 @@ tokens) sort: rank = selector_width(select(key < query)), out = aggregate(select
 position), tokens)
 
 `sort` sorts sequences of distinct tokens (Tracr's sort_unique). A selector's width is read off the
-attention to the first token, BOS, whose value is 1 / (1 + width).
+attention to the first token, BOS, 1 / (1 + width), written larger by the number of positions so
+that compression does not drown it.
 
 Axis legend: b sequences, s positions (BOS first), e dimensions of the residual stream.
 """
@@ -26,8 +27,8 @@ from torch import Tensor
 
 from ...probes.errors import OptionError
 
-SHARP = 60.0
-"""Score of a selected key; what is not selected gets e^-60 of its weight."""
+SHARP = 20.0
+"""Score of a selected key; what is not selected gets e^-20 of its weight."""
 Squeeze = Callable[[Tensor], Tensor]
 """What is done to the residual stream after every write."""
 
@@ -146,6 +147,7 @@ class _Layout:
 
     def __init__(self, n_tokens: int, longest: int) -> None:
         self.names: list[str] = []
+        self.n_positions = longest + 1
         self.token = self.take("token", n_tokens)
         self.bos = self.take("BOS", 1).start
         self.position = self.take("position", longest + 1)
@@ -166,12 +168,13 @@ def _counted(layout: _Layout, counts: slice) -> tuple[Tensor, Tensor, Tensor]:
     Each k has a triangle of three ReLUs around its fraction, narrower than the gap to the next one.
     """
     n, size = counts.stop - counts.start, len(layout.names)
+    unit_fraction = layout.n_positions
     into, bias, out = torch.zeros(size, 3 * n), torch.zeros(3 * n), torch.zeros(3 * n, size)
     reach = 0.9 * (1 / n - 1 / (n + 1))
     for k in range(n):
         for part, (shift, weight) in enumerate(((-reach, 1.0), (0.0, -2.0), (reach, 1.0))):
             unit = 3 * k + part
-            into[layout.fraction, unit] = 1 / reach
+            into[layout.fraction, unit] = 1 / (reach * unit_fraction)
             into[layout.bos, unit] = -4 / reach
             bias[unit] = -(1 / (1 + k) + shift) / reach
             out[unit, counts.start + k] = weight
@@ -184,7 +187,7 @@ def _reverse(n_tokens: int, longest: int) -> Program:
     opposite = layout.take("opposite", longest + 1)
     answer = layout.take("answer", n_tokens)
     count = layout.square()
-    count[layout.bos, layout.fraction] = 1.0
+    count[layout.bos, layout.fraction] = layout.n_positions
     pairs = [(n, i) for n in range(1, longest + 1) for i in range(1, n + 1)]
     into = torch.zeros(len(layout.names), len(pairs))
     out = torch.zeros(len(pairs), len(layout.names))
@@ -212,7 +215,7 @@ def _sort(n_tokens: int, longest: int) -> Program:
     score[layout.token, layout.bos] = SHARP
     score[layout.bos, layout.bos] = SHARP
     count = layout.square()
-    count[layout.bos, layout.fraction] = 1.0
+    count[layout.bos, layout.fraction] = layout.n_positions
     find = layout.square()
     for rank in range(longest):
         find[layout.position.start + 1 + rank, ranks.start + rank] = SHARP

@@ -106,7 +106,7 @@ def test_matched_fvu_is_read_between_the_penalties(planted: Run) -> None:
     assert math.isnan(_matched(fits, 0.5))
     assert math.isnan(_matched(fits, None))
     options = LayerOptions(n_steps=60, batch_rows=64, max_rows=1000, match_fvu=0.3)
-    assert options.penalties == pytest.approx((0.03, 0.01, 0.09))
+    assert options.penalties == pytest.approx((0.1, 0.1 / 3, 0.3))
     found = layer_superposition(planted, SITES[:1], options)
     assert found.match_fvu == 0.3
 

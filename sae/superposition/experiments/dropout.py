@@ -9,6 +9,7 @@ networks.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -44,6 +45,9 @@ class DropoutOptions:
     """Latents over h (paper's networks: 4)."""
     l1: float = 0.1
     """Penalty of the dictionaries (paper)."""
+    recipe: Literal["text", "code"] = "text"
+    """Loss of the dictionaries: summed on scaled activations (the paper's text, scaled as in
+    `tied.py`), or averaged on activations as they are (its code)."""
     sae_epochs: int = 20
     """Of the dictionaries."""
     sae_learning_rate: float = 3e-3
@@ -52,6 +56,8 @@ class DropoutOptions:
     """Hidden activations a dictionary is trained and read on."""
 
     def __post_init__(self) -> None:
+        if self.recipe not in ("text", "code"):
+            raise OptionError(f"recipe must be text or code, got {self.recipe!r}.")
         if not self.widths or 0.0 not in self.rates or not all(0 <= r < 1 for r in self.rates):
             raise OptionError(
                 "widths must not be empty and rates lie in 0 to below 1 and hold 0, which the others "
@@ -112,6 +118,8 @@ def _width(options: DropoutOptions, unit: str, progress: Progress) -> Rows:
         TiedOptions(
             n_latents=options.expansion * width,
             l1=options.l1,
+            reduction="sum" if options.recipe == "text" else "mean",
+            scale="sqrt_d" if options.recipe == "text" else "none",
             max_epochs=options.sae_epochs,
             learning_rate=options.sae_learning_rate,
             batch_rows=256,
