@@ -45,7 +45,7 @@ KEPT = {
 KEPT_ATTRIBUTES = {
     "kind", "kinds", "sources",
     "engine", "summary", "paper", "options", "model", "label", "source", "doc",
-    "axes", "unit", "dtype", "family",
+    "axes", "unit", "dtype", "state_dtype", "family",
 }  # fmt: skip
 """Text attributes of the same sort."""
 IDS = re.compile(r"^(?!n_|expert|latent|feature|neuron|head|layer|channel)(.*_)?(ids?|tokens?)$")

@@ -91,7 +91,7 @@ def metric_at(
         dropped: Probability whose tokens are left out, at most.
         dtype: Precision of the factor.
     """
-    logits = model.logits_of(normed.to(model.dtype)[None])[0].to(dtype)
+    logits = model.logits_of(normed.to(model.device, model.dtype)[None])[0].to(dtype)
     probs = logits.softmax(-1)
     order = probs.argsort(descending=True)
     kept = order[: int((probs[order].cumsum(0) < 1 - dropped).sum()) + 1]
@@ -157,14 +157,14 @@ class PopulationMetric:
 
     def add(self, probs: Float[Tensor, "rows vocab"]) -> None:
         """Take in predictions."""
-        means = (probs.float() @ self._weights).double()
-        self._probs += probs.sum(0).double()
+        means = (probs.float() @ self._weights).double().cpu()
+        self._probs += probs.sum(0).double().cpu()
         self._outer += means.T @ means
         self.n_rows += len(probs)
 
     def spectrum(self) -> Float[Tensor, " d_model"]:
         """Eigenvalues, largest first."""
-        weighted = self._weights.double() * self._probs.sqrt()[:, None]
+        weighted = self._weights.cpu().double() * self._probs.sqrt()[:, None]
         metric = (weighted.T @ weighted - self._outer) / self.n_rows
         return torch.linalg.eigvalsh(metric).flip(0).clamp_min(0)
 

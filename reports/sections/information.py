@@ -42,7 +42,17 @@ def predictions(stored: Stored, context: Context) -> Section:
         n=f"{len(entropy):,} positions",
         source=f"{stored.source}/entropies",
     )
-    return Section(id=stored.name, title="Predictions", chapter=CHAPTER, figures=(figure,))
+    stored_as = str(stored.state_dtype)
+    coarse = stored_as not in ("float32", "float64")
+    return Section(
+        id=stored.name,
+        title="Predictions",
+        chapter=CHAPTER,
+        figures=(figure,),
+        warnings=(f"States were stored as {stored_as}: entropies hold to about two digits.",)
+        if coarse
+        else (),
+    )
 
 
 def loss(stored: Stored, context: Context) -> Section:
