@@ -67,6 +67,7 @@ KEPT_ATTRIBUTES = {
     "kind", "kinds", "sources",
     "engine", "summary", "paper", "options", "model", "label", "source", "doc",
     "axes", "unit", "dtype", "architecture", "rule", "site", "protocol", "probe_label", "family",
+    "state_dtype",
 }  # fmt: skip
 """Text attributes of the same sort."""
 IDS = re.compile(r"^(?!n_|expert|latent|feature|neuron|head|layer|channel)(.*_)?(ids?|tokens?)$")

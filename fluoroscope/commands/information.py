@@ -154,17 +154,14 @@ def _plan(
         started = time.perf_counter()
         categorical_entropies(model.unembed(rows).float())
         seconds = (time.perf_counter() - started) / len(rows)
-    rates = {"predictions": n_tokens * seconds}
     steps = [
         Planned(
             step="predictions and their entropies", work=f"{n_tokens:,} tokens",
-            n_bytes=n_tokens * 44, seconds=rates["predictions"],
+            n_bytes=n_tokens * 44, seconds=n_tokens * seconds,
         ),
         Planned(
             step="readouts", work=f"{n_layers} layers, {3 * n_layers + 2 * chosen.depths} readouts",
             n_bytes=0, seconds=0.0,
         ),
     ]  # fmt: skip
-    return show_plan(
-        terminal, steps, note="readouts are not timed here: about half a minute a layer"
-    )
+    return show_plan(terminal, steps, note="Readouts are not timed here.")

@@ -32,10 +32,10 @@ from .alignment import (
 )
 from .futures import Futures, futures_of_run
 from .head_geometry import (
-    Metric,
     PopulationMetric,
     before_norm,
     effective_rank,
+    logit_slopes,
     metric_at,
     participation,
 )
@@ -103,17 +103,18 @@ def head_geometry(
     probs = logits.softmax(-1)
     population = PopulationMetric(model)
     population.add(probs)
-    metrics, spectra, ratios = [], [], []
+    head = copy.deepcopy(model.unembedding).double()
+    metrics, spectra, ratios, raised = [], [], [], []
     for number, state in enumerate(normed):
         metric = metric_at(model, state, dtype=torch.float32)
         metrics.append((metric.trace, len(metric.token_ids), metric.trace_error))
         spectra.append(metric.spectrum().cpu())
         if number < N_SHOWN:
-            ratios.append(_kl_ratio(model, state, metric))
+            direction = metric.leading()
+            raised.append(_raised(model, direction))
+            ratios.append(_kl_ratio(model, head, state, metric.length(direction), direction))
         if progress is not None:
             progress(number + 1, len(normed), "metrics")
-    leading = [metric_at(model, state, dtype=torch.float32).leading() for state in normed[:N_SHOWN]]
-    raised = [_raised(model, direction) for direction in leading]
     null = float("nan") if site == "final_norm" else _null(model, normed[0], states[0])
     rank = np.array([effective_rank(spectrum) for spectrum in spectra])
     mean = mean_estimate("E6", rank, futures.documents)
@@ -146,19 +147,19 @@ def _drawn(futures: Futures, n: int, seed: int) -> Futures:
     return futures.take(np.sort(order))
 
 
-def _kl_ratio(model: Model, state: Tensor, metric: Metric) -> float:
-    """KL of a small step over half of its squared length, in float64."""
-    weights = model.unembedding
-    head = copy.deepcopy(weights).double()
-    direction = metric.leading().double()
-    step = 1e-2 * direction / max(metric.length(direction.float()), 1e-12)
-
-    def law(at: Tensor) -> Tensor:
-        return head(at).log_softmax(-1)
-
-    before, after = law(state.double()), law(state.double() + step)
+def _kl_ratio(
+    model: Model, head: torch.nn.Module, state: Tensor, length: float, direction: Tensor
+) -> float:
+    """KL of a small step over half of its squared length, in float64; NaN with a soft cap."""
+    if getattr(model.config, "final_logit_softcapping", None) is not None:
+        return float("nan")
+    scale = float(logit_slopes(model, torch.zeros(1, dtype=torch.float64))[0])
+    size = 1e-2 / max(length, 1e-12)
+    moved = torch.stack([state, state]).double()
+    moved[1] += size * direction.double()
+    before, after = (head(moved) * scale).log_softmax(-1)
     kl = (after.exp() * (after - before)).sum()
-    return float(kl / (0.5 * metric.length(step.float()) ** 2))
+    return float(kl / (0.5 * (size * length) ** 2))
 
 
 def _raised(model: Model, direction: Tensor) -> list[int]:
@@ -240,7 +241,7 @@ def spectral_alignment(
         for part, n in ((split.train, n_fit), (split.test, n_test))
     )
     states = tuple(_normed(model, run, site, part) for part in (fit, test))
-    rows = model.unembedding.weight.detach().float()  # type: ignore[union-attr]
+    rows = model.unembedding.weight.detach().float().cpu()  # type: ignore[union-attr]
     prototypes = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
     stages = iter(range(1, 6))
 
@@ -265,7 +266,7 @@ def spectral_alignment(
     }
     found = [_variant(left, right, k, seed) for left, right in variants.values()]
     stage("canonical correlations")
-    probs = model.logits_of(states[1].to(model.dtype)).float().softmax(-1)
+    probs = model.logits_of(states[1].to(model.device, model.dtype)).float().softmax(-1).cpu()
     kernel = bhattacharyya_kernel(probs)
     top = top_vectors(kernel, k)
     overlap, null = _overlap(top, states[1], k, seed)
@@ -316,7 +317,7 @@ def _normed(model: Model, run: Run, site: str, part: Futures) -> Float[Tensor, "
 def _expected(model: Model, states: Tensor, prototypes: Tensor) -> Float[Tensor, "rows d_model"]:
     """Mean prototype under the model's predictions, some rows at a time."""
     parts = states.to(model.device, model.dtype).split(256)
-    return torch.cat([(model.logits_of(p).float().softmax(-1) @ prototypes).cpu() for p in parts])
+    return torch.cat([model.logits_of(p).float().softmax(-1).cpu() @ prototypes for p in parts])
 
 
 def _variant(

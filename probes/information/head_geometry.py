@@ -91,12 +91,13 @@ def metric_at(
         dropped: Probability whose tokens are left out, at most.
         dtype: Precision of the factor.
     """
-    logits = model.logits_of(normed.to(model.dtype)[None])[0].to(dtype)
-    probs = logits.softmax(-1)
-    order = probs.argsort(descending=True)
-    kept = order[: int((probs[order].cumsum(0) < 1 - dropped).sum()) + 1]
+    logits = model.logits_of(normed.to(model.device, model.dtype)[None])[0].double()
+    exact = logits.softmax(-1)  # in single precision the sum itself is only good to about 1e-6
+    order = exact.argsort(descending=True)
+    kept = order[: int((exact[order].cumsum(0) < 1 - dropped).sum()) + 1]
+    probs = exact.to(dtype)
     weights = _weights(model)
-    slopes = logit_slopes(model, logits)
+    slopes = logit_slopes(model, logits).to(dtype)
     rows = weights[kept].to(dtype) * slopes[kept, None]
     mean = (probs * slopes).to(weights.dtype) @ weights
     mean = mean.to(dtype)
@@ -104,7 +105,7 @@ def metric_at(
     rest = mean - (probs[kept] * slopes[kept]).to(weights.dtype) @ weights[kept]
     mean = probs[kept] @ rows + rest.to(dtype)
     centred = rows - mean
-    left_out = float(1 - probs[kept].sum())
+    left_out = float(1 - exact[kept].sum())
     # |U_w - u| <= |U_w| + |u| with the longest row of all.
     longest = float(weights.norm(dim=1).max()) * float(slopes.max()) + float(mean.norm())
     return Metric(probs[kept].sqrt()[:, None] * centred, kept, mean, left_out * longest**2)
@@ -157,14 +158,14 @@ class PopulationMetric:
 
     def add(self, probs: Float[Tensor, "rows vocab"]) -> None:
         """Take in predictions."""
-        means = (probs.float() @ self._weights).double()
-        self._probs += probs.sum(0).double()
+        means = (probs.float() @ self._weights).double().cpu()
+        self._probs += probs.sum(0).double().cpu()
         self._outer += means.T @ means
         self.n_rows += len(probs)
 
     def spectrum(self) -> Float[Tensor, " d_model"]:
         """Eigenvalues, largest first."""
-        weighted = self._weights.double() * self._probs.sqrt()[:, None]
+        weighted = self._weights.cpu().double() * self._probs.sqrt()[:, None]
         metric = (weighted.T @ weighted - self._outer) / self.n_rows
         return torch.linalg.eigvalsh(metric).flip(0).clamp_min(0)
 

@@ -44,6 +44,7 @@ class Predictions(Result):
                                  axes=("rows",), unit="nats")  # fmt: skip
     greedy_ids: np.ndarray = described("the model's first choice", axes=("rows",))
     confidence: np.ndarray = described("its probability", axes=("rows",))
+    state_dtype: str = described("type the states were stored in", default="float32")
     rank: np.ndarray = described("rank of the token that came (0 = first choice); -1 at an end",
                                  axes=("rows",))  # fmt: skip
 
@@ -121,5 +122,6 @@ def read_predictions(
     kept = Predictions(
         divergences=np.array(CategoricalEntropies._fields), entropies=entropies, loss=loss,
         greedy_ids=greedy, confidence=confidence, rank=rank,
+        state_dtype=held.dtype_name,
     )  # fmt: skip
     return kept, mixture

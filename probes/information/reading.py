@@ -63,6 +63,7 @@ def information_readings(
     held = set() if again else set(run.results)
     predictions = _kept(run, n_rows) if held >= {RESULTS[0], RESULTS[1]} else None
     if predictions is None:
+        held = set()  # what is there is about other rows
         predictions, mixture = read_predictions(model, run, n_rows=n_rows, progress=progress)
         loss = decompose_loss(run, predictions, mixture, source_entropy=source_entropy)
         yield RESULTS[0], predictions

@@ -42,7 +42,17 @@ def predictions(stored: Stored, context: Context) -> Section:
         n=f"{len(entropy):,} positions",
         source=f"{stored.source}/entropies",
     )
-    return Section(id=stored.name, title="Predictions", chapter=CHAPTER, figures=(figure,))
+    stored_as = str(stored.state_dtype)
+    coarse = stored_as not in ("float32", "float64")
+    return Section(
+        id=stored.name,
+        title="Predictions",
+        chapter=CHAPTER,
+        figures=(figure,),
+        warnings=(f"States were stored as {stored_as}: entropies hold to about two digits.",)
+        if coarse
+        else (),
+    )
 
 
 def loss(stored: Stored, context: Context) -> Section:
@@ -254,10 +264,13 @@ def _drafting(stored: Stored) -> Figure:
     )  # fmt: skip
     base = alt.Chart(alt.Data(values=rows), width=WIDTH, height=HEIGHT)
     scale = alt.Scale(zero=False)
-    across = alt.X(field="surplus (nats)", type="quantitative", title="surplus (nats)", scale=scale)
+    few = alt.Axis(tickCount=6)
+    across = alt.X(
+        field="surplus (nats)", type="quantitative", title="surplus (nats)", scale=scale, axis=few
+    )
     up = alt.Y(field="accepted", type="quantitative", title="share accepted", scale=scale)
     wide = base.mark_rule(color=SERIES[0], opacity=0.6).encode(
-        alt.X(field="left", type="quantitative", title="surplus (nats)", scale=scale),
+        alt.X(field="left", type="quantitative", title="surplus (nats)", scale=scale, axis=few),
         alt.X2(field="right"), up,
     )  # fmt: skip
     tall = base.mark_rule(color=SERIES[0], opacity=0.6).encode(
