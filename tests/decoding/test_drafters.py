@@ -356,6 +356,33 @@ def test_students_learn_are_kept_and_refuse_strangers(tiny_llama, tmp_path) -> N
         new_student(tiny_llama, layers=(7,))
 
 
+def test_shared_layers_are_the_targets_own_and_nobody_elses_business(tiny_llama, tmp_path) -> None:
+    texts = [ids(1, 20)[0].roll(n).tolist() for n in range(12)]
+    options = DistilOptions(
+        steps=4, batch=4, held_out=3, n_kept=64, n_shared=1, bfloat16=True, learning_rate=5e-3
+    )
+    before = {name: weight.clone() for name, weight in tiny_llama.module.named_parameters()}
+    student, _ = distil(tiny_llama, texts, options=options)
+    assert student.layers == (1, 2)
+    assert student.model.n_layers == 3
+    mine, theirs = student.model.module.model.layers, tiny_llama.module.model.layers
+    shared = mine[0].mlp.up_proj.weight
+    assert shared.data_ptr() == theirs[0].mlp.up_proj.weight.data_ptr()
+    assert mine[0] is not theirs[0], "hooks on the target's layer do not see the student's passes"
+    assert not torch.equal(mine[1].mlp.up_proj.weight, theirs[1].mlp.up_proj.weight)
+    for name, weight in tiny_llama.module.named_parameters():
+        assert torch.equal(weight, before[name]), name
+    save_student(student, tmp_path / "s.safetensors", tiny_llama, {})
+    opened = open_student(tiny_llama, tmp_path / "s.safetensors")
+    assert (opened.n_shared, opened.layers) == (1, (1, 2))
+    kept = list(student.kept_ids)
+    with torch.no_grad():
+        one, other = student.model(ids(1)).logits, opened.model(ids(1)).logits
+    torch.testing.assert_close(one[..., kept], other[..., kept], rtol=0.1, atol=0.05)
+    with pytest.raises(DraftError, match="n_shared must be from 0 to 2"):
+        new_student(tiny_llama, n_shared=3)
+
+
 def test_an_interrupted_distillation_ends_as_an_uninterrupted_one(tiny_llama, tmp_path) -> None:
     texts = [ids(1, 20)[0].roll(n).tolist() for n in range(12)]
     options = DistilOptions(steps=8, batch=4, held_out=3, n_kept=64, save_every=4)

@@ -141,8 +141,8 @@ def p_of(text: np.ndarray, length: int) -> float:
 
 @pytest.mark.slow
 def test_sampled_pairs_and_triples_have_the_targets_law() -> None:
-    """1,800 tokens; a false alarm has probability 1e-5 for each of the two."""
-    text = long_text("inline", n=1800)
+    """4,500 tokens; a false alarm has probability 1e-5 for each of the two."""
+    text = long_text("inline", n=4500)
     assert p_of(text, 2) > 1e-5
     assert p_of(text, 3) > 1e-5
 
@@ -166,7 +166,7 @@ def test_reusing_the_uniform_of_the_round_before_is_found_biased(monkeypatch) ->
 
     monkeypatch.setattr(Sampler, "uniform", uniform)
     monkeypatch.setattr(PearlState, "_decide", decided)
-    assert p_of(long_text("inline", n=1800), 2) < 1e-6
+    assert p_of(long_text("inline", n=4500), 2) < 1e-6
 
 
 @pytest.mark.slow
