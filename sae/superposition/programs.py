@@ -4,9 +4,10 @@ Every variable of a program has its own dimensions of the residual stream (token
 counts as one-hot vectors, a fraction as a number), attention and MLP weights are written down, not
 trained, and the model is exact. Tracr itself needs JAX and is not used; the construction is its:
 
-reverse: n = selector_width(all), opp = n - position + 1, out = aggregate(select(opp == position),
-tokens) sort: rank = selector_width(select(key < query)), out = aggregate(select(rank + 1 ==
-position), tokens)
+- reverse: n = selector_width(all), opp = n - position + 1,
+  out = aggregate(select(opp == position), tokens)
+- sort: rank = selector_width(select(key < query)),
+  out = aggregate(select(rank + 1 == position), tokens)
 
 `sort` sorts sequences of distinct tokens (Tracr's sort_unique). A selector's width is read off the
 attention to the first token, BOS, 1 / (1 + width), written larger by the number of positions so
