@@ -132,19 +132,15 @@ class _Session:
         """Train to the end; seconds of this call's steps, scaled to all."""
         trainer, began = self._trainer, self._resume()
         started = time.perf_counter()
-        try:
-            if trainer.step_count < trainer.n_steps:
-                for batch in self._source.batches(trainer.step_count):
-                    self._step(batch)
-                    if progress is not None:
-                        progress(trainer.step_count, trainer.n_steps, trainer.note())
-                    if trainer.step_count % self._every == 0:
-                        self._checkpoint()
-                    if trainer.step_count >= trainer.n_steps:
-                        break
-        except KeyboardInterrupt:
-            self._checkpoint()
-            raise
+        if trainer.step_count < trainer.n_steps:
+            for batch in self._source.batches(trainer.step_count):
+                self._step(batch)
+                if progress is not None:
+                    progress(trainer.step_count, trainer.n_steps, trainer.note())
+                if trainer.step_count % self._every == 0:
+                    self._checkpoint()
+                if trainer.step_count >= trainer.n_steps:
+                    break
         done = trainer.step_count - began
         seconds = time.perf_counter() - started
         return seconds * trainer.n_steps / done if done else math.nan
