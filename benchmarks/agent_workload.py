@@ -18,9 +18,9 @@ import json
 import random
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from common import console, header
 from rich.table import Table
@@ -47,7 +47,8 @@ Write the report again word by word, but the quantity is now {count}."""
 KINDS = ("action", "report", "refinement")
 
 
-class Order(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Order:
     """What an episode is about."""
 
     name: str
@@ -65,9 +66,9 @@ def orders(n: int, seed: int) -> list[Order]:
     ]
 
 
-def episode(order: Order, number: int) -> Iterator[str]:
+def episode(order: Order, number: int) -> Generator[str, str, None]:
     """Prompts of one episode; the answer to the last one is sent in."""
-    facts = order._asdict()
+    facts = asdict(order)
     yield ACTION.format(**facts)
     report = yield REPORT.format(**facts)
     yield REFINE.format(report=report, count=order.count + number + 1)

@@ -7,6 +7,9 @@ that the whole stack runs); for thirty sites it would have to read the corpus th
     saelens_worker.py MODEL_FOLDER IDS.npy ROWS FOLDER
 """
 
+# Peers live in environments of their own, where the type checker does not look.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import itertools

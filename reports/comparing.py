@@ -186,14 +186,15 @@ def _quantity(key: str, one: Stored, other: Stored) -> _Quantity | str | None:
         return f"{key} has shape {a.shape} in the first and {b.shape} in the second"
     if axis == key:  # a coordinate
         return None
-    places = [_places(stored, axis, len(a) if a.ndim else 1) for stored in (one, other)]
-    if not np.array_equal(*places):
+    n = len(a) if a.ndim else 1
+    places = _places(one, axis, n)
+    if not np.array_equal(places, _places(other, axis, n)):
         return f"{key} stands over other {axis} in the second"
     doc = one.docs.get(key, "")
     if a.ndim > 1:
         doc = f"{doc}; mean over {', '.join(axes[1:]) or 'the other axes'}"
     return _Quantity(
-        key, doc, one.units.get(key, ""), axis, places[0], _bounded(one, key), _bounded(other, key)
+        key, doc, one.units.get(key, ""), axis, places, _bounded(one, key), _bounded(other, key)
     )
 
 

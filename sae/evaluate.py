@@ -15,6 +15,7 @@ sets and models that no package carries. Absorption is measured where the truth 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -220,7 +221,7 @@ def _fidelity(
     parts: HeldOut,
     options: EvaluateOptions,
     progress: Progress | None,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     table: FidelityTable | None = None
     if model is not None and options.n_loss_tokens:
         texts = _texts(run, parts, options.n_loss_tokens)

@@ -44,11 +44,11 @@ class MatryoshkaSae(BatchTopKSae):
 
     architecture: ClassVar[str] = "matryoshka"
     Options: ClassVar[type[SaeOptions]] = MatryoshkaOptions
-    options: MatryoshkaOptions
 
     @property
     def bounds(self) -> tuple[int, ...]:
         """Where levels end, from 0 to the number of latents; a level is never empty."""
+        assert isinstance(self.options, MatryoshkaOptions)
         ends, share = [0], 0.0
         for level in self.options.levels:
             share += level

@@ -79,7 +79,8 @@ def load_saelens(folder: str | Path) -> SparseAutoencoder:
             "in SAELens first (fold_activation_norm_scaling_factor)."
         )
     ours = _OURS[theirs]
-    options = _options_of(ours, config) | {"decoder_norm": _norm_policy(weights["W_dec"])}
+    options = _options_of(ours, config)
+    options["decoder_norm"] = _norm_policy(weights["W_dec"])
     if config.get("rescale_acts_by_decoder_norm"):
         weights = _folded(weights)
         options["decoder_norm"] = "unit"

@@ -8,6 +8,7 @@ classes balanced, one class against the rest.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def token_probes(
     parts: HeldOut,
     options: EvaluateOptions,
     progress: Progress | None,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """One-against-rest sparse probes of token labels, as fields of a `SaeComparison`."""
     sizes = np.array(SIZES)
     empty = {

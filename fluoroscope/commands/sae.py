@@ -103,7 +103,7 @@ def train(
                         options=sae_options(kind, d_sae=latents, k=active, l1=l1),
                     )
                 )  # fmt: skip
-    names = list(dict.fromkeys([*site, *([target] if target else [])]))
+    names = list(dict.fromkeys([*site, target] if target else site))
     source = RunRows(opened, names, batch_rows=batch, seed=seed)
     with terminal.track("Training", "steps") as progress:
         trained = train_saes(

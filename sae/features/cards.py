@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -214,7 +214,7 @@ class _Effects:
             rows = (self._read * size).to(model.device, model.dtype)
             read = model.final_norm(rows) - model.final_norm(torch.zeros_like(rows[:1]))
             self._read = read.float().cpu() / size
-            weight = model.unembedding.weight.detach().float().cpu()
+            weight = cast(Tensor, model.unembedding.weight).detach().float().cpu()
             self._weight = weight - weight.mean(0)  # centred over the vocabulary
 
     def kurtosis(self, features: Int[np.ndarray, " features"]) -> Float[np.ndarray, " features"]:

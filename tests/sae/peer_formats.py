@@ -1,6 +1,9 @@
 """Run by a peer environment's Python: writes and reads autoencoders with SAELens, sparsify,
 dictionary_learning and overcomplete themselves. Arguments: the library, then folders; prints JSON."""
 
+# Peers live in environments of their own, where the type checker does not look.
+# pyright: reportMissingImports=false
+
 import json
 import sys
 import warnings
@@ -110,8 +113,11 @@ def overcomplete_pursue(folder: Path):
     import importlib.util
     import types
 
+    spec = importlib.util.find_spec("overcomplete")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
     package = types.ModuleType("overcomplete")
-    package.__path__ = list(importlib.util.find_spec("overcomplete").submodule_search_locations)
+    package.__path__ = list(spec.submodule_search_locations)
     sys.modules["overcomplete"] = package
     from overcomplete.sae.mp_sae import MpSAE
 

@@ -97,6 +97,7 @@ def test_atoms_keep_their_length_at_every_step(name):
     for step in range(6):
         learner.step(rows(step))
         assert (sae.W_dec.norm(dim=1) - 1).abs().max() < 1e-4
+        assert sae.W_dec.grad is not None
         along = (sae.W_dec.grad * sae.W_dec).sum(1)  # against the atoms after the step: not zero
         assert torch.isfinite(along).all()
 
@@ -106,7 +107,9 @@ def test_gradient_is_orthogonal_to_unit_atoms(name):
     sae = made(name, decoder_norm="unit").train()
     sae(rows(), state=TrainingState()).loss.backward()
     sae.project_gradient()
-    assert (sae.W_dec.grad * sae.W_dec).sum(1).abs().max() < 1e-4 * sae.W_dec.grad.norm()
+    grad = sae.W_dec.grad
+    assert grad is not None
+    assert (grad * sae.W_dec).sum(1).abs().max() < 1e-4 * grad.norm()
 
 
 @pytest.mark.parametrize("name", [n for n in EVERY if n not in {"mp", "omp"}])

@@ -135,6 +135,8 @@ def test_gradients_equal_plain_autograd(method, rules):
     weights = torch.randn(15, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     path = matching_pursuit(x, atoms, n_steps=8, method=method, **rules)
     ((path.values * weights).sum() + path.residual.square().sum()).backward()
+    assert x.grad is not None
+    assert atoms.grad is not None
     got = x.grad.clone(), atoms.grad.clone()
     x.grad = atoms.grad = None
     values, residual, picks = plain(x, atoms, 8, **rules)

@@ -152,6 +152,7 @@ def test_dead_latents_alone_learn_from_the_auxiliary_loss():
     out = sae(normal(50, 8), state=TrainingState(dead=dead))
     out.losses["auxk"].backward()
     assert sae.b_dec.grad is None or not sae.b_dec.grad.any()
+    assert sae.W_enc.grad is not None
     for grad in (sae.W_dec.grad, sae.W_enc.grad.t(), sae.b_enc.grad):
         assert not grad[~dead].any()
         assert grad[dead].any()

@@ -43,6 +43,7 @@ def test_logit_effects_are_the_centred_unembedding(
 ) -> None:
     with torch.no_grad():
         scale = tiny_llama.final_norm.weight
+        assert isinstance(scale, torch.Tensor)
         effects = tiny_llama.unembedding(dictionary.W_dec[3] * scale)
         effects = effects - effects.mean()
     assert cards.up_ids[0, 0] == int(effects.argmax())
