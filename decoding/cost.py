@@ -87,12 +87,12 @@ def choose_layout(model: Model) -> Layout:
     if key not in known:
         choices = layouts_for(model.module)
         try:
-            costs = {
+            costs: dict[Layout, float] = {
                 layout: _typical(cost_curve(model, layout)) for layout in choices[1:] and choices
             }
         except RollBackError:
             costs = {}
-        known[key] = min(costs, key=costs.__getitem__, default="plain")
+        known[key] = min(costs, key=costs.__getitem__) if costs else "plain"
     return known[key]
 
 

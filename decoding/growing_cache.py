@@ -29,6 +29,8 @@ class GrowingLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
             self._buffers = (_room(key_states, 0), _room(value_states, 0))
             self.keys, self.values = (buffer[..., :0, :] for buffer in self._buffers)
+        assert self.keys is not None
+        assert self.values is not None
         held = self.keys.shape[-2]
         total = held + key_states.shape[-2]
         if total > self._buffers[0].shape[-2]:

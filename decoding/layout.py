@@ -112,7 +112,7 @@ def _arrange(linear: nn.Linear) -> None:
     linear.__dict__.pop("forward", None)
     wishes = _wishes.get(linear, [])
     if wishes and wishes[-1].dtype is not None:
-        linear.forward = _forward(linear, _copy(linear, wishes[-1].dtype))
+        linear.__dict__["forward"] = _forward(linear, _copy(linear, wishes[-1].dtype))
 
 
 def linears(module: nn.Module) -> list[nn.Linear]:

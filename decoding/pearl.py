@@ -127,7 +127,8 @@ class PearlState(State):
         rounds: list[Round],
     ) -> None:
         self.target = target
-        self._ahead, self._law, self._rule, self._sampler = ahead, law, rule, sampler
+        self._ahead, self._rule, self._sampler = ahead, rule, sampler
+        self._law: Law = law
         self._window, self._rounds = window, rounds
         self._text = list(target.ids)
         self._first: Tensor | None = logits

@@ -68,7 +68,7 @@ def route_again(router: nn.Module, logits: Tensor) -> tuple[Tensor, ...]:
     Raises:
         SiteCheckError: The router is not of the shape logits = linear(hidden states).
     """
-    decide = getattr(router, "decide", None)
+    decide: Callable[[Tensor], tuple[Tensor, ...]] | None = getattr(router, "decide", None)
     if callable(decide):
         return decide(logits)
     n_experts = logits.shape[-1]

@@ -211,7 +211,7 @@ def _is_ours(config: dict[str, Any]) -> bool:
     family = FAMILIES.get(str(config.get("model_type")))
     if family is None or not family.home:
         return False
-    importlib.import_module(f"{__package__.rpartition('.')[0]}.{family.home}")
+    importlib.import_module(f"..{family.home}", __package__)
     return True
 
 

@@ -222,7 +222,8 @@ class Sequoia(Speculative):
         return SequoiaDrafter(draft, self.options, costs)
 
     def _curves(self) -> None:
-        self._seconds(1), self._draft_seconds(1)
+        self._seconds(1)
+        self._draft_seconds(1)
 
     def _seconds(self, rows: int) -> float:
         return cost_curve(self.model, self.layout).seconds(rows)

@@ -113,10 +113,10 @@ class SuccessorTable:
         self, tokens: Sequence[int], ids: Int64[Tensor, "rows k"], probs: Float[Tensor, "rows k"]
     ) -> None:
         """Overwrite the rows of `tokens`; of equal tokens the last one counts."""
-        ids, probs = ids.cpu().numpy(), probs.cpu().numpy()
+        new_ids, new_probs = ids.cpu().numpy(), probs.cpu().numpy()
         last = {token: row for row, token in enumerate(tokens)}
         at, rows = list(last.keys()), list(last.values())
-        self.ids[at], self.probs[at] = ids[rows], probs[rows]
+        self.ids[at], self.probs[at] = new_ids[rows], new_probs[rows]
 
 
 class TokenRecyclingDrafter(Drafter):

@@ -127,7 +127,8 @@ def open_seq2seq(
         UnsupportedArchitectureError: It is no encoder-decoder model.
     """
     face = AsCausal(module).eval()
-    width = face.get_output_embeddings().weight.shape[0]
-    logits = Site("logits", "logits", None, ModulePort(face, "output", "logits"), int(width))
+    weight = face.get_output_embeddings().weight
+    assert isinstance(weight, Tensor)
+    logits = Site("logits", "logits", None, ModulePort(face, "output", "logits"), len(weight))
     n_layers = int(face.config.num_hidden_layers)
     return Model(face, tokenizer, SiteMap([logits], n_layers=n_layers), name=name)

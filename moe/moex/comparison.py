@@ -92,7 +92,7 @@ class MoexComparison(Result):
         "lower 95 % bound, paired by seed", axes=("metrics", "contestants")
     )
     ahead_high: np.ndarray = described("upper bound", axes=("metrics", "contestants"))
-    load: np.ndarray = described(
+    load: np.ndarray = described(  # type: ignore[assignment]  # the class's `load` stays
         "share of the load each expert of the layer takes, first seed; NaN where there is none",
         axes=("contestants", "experts"),
     )

@@ -21,10 +21,10 @@ summary of the paper lacks. Axes: t token, e expert, a active slot, f hidden neu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ from transformers import (
 )
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.integrations.moe import use_experts_implementation
+from transformers.integrations import moe as hf_moe
 from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 
 from .config import MoexConfig
@@ -47,6 +47,17 @@ LEAST_DEVIATION = 1e-6
 
 Routed = tuple[Tensor, Tensor, Tensor]
 """Scores (t, e), gate weights (t, a) and expert ids (t, a)."""
+
+_Experts = TypeVar("_Experts", bound=type[nn.Module])
+
+
+def use_experts_implementation(*, has_bias: bool, has_gate: bool) -> Callable[[_Experts], _Experts]:
+    """Decorate with transformers' own, which gives back the class it gets but does not say so.
+
+    The name stays: transformers searches this file for it to see that implementations can be chosen.
+    """
+    decorate = hf_moe.use_experts_implementation(has_bias=has_bias, has_gate=has_gate)
+    return cast("Callable[[_Experts], _Experts]", decorate)
 
 
 @dataclass
@@ -237,10 +248,12 @@ class MoexForCausalLM(_Initialised, GPT2LMHeadModel):
         **kwargs: Any,
     ) -> Any:
         """GPT-2's pass; with labels, the loss is next-token loss plus weighted balancing loss."""
+        ids = cast("torch.LongTensor | None", input_ids)
         if labels is None and not output_router_logits:
-            return super().forward(input_ids, *args, return_dict=return_dict, **kwargs)
+            return super().forward(ids, *args, return_dict=return_dict, **kwargs)
+        targets = cast("torch.LongTensor | None", labels)
         with _watched(self.blocks) as routed:
-            out = super().forward(input_ids, *args, labels=labels, return_dict=True, **kwargs)
+            out = super().forward(ids, *args, labels=targets, return_dict=True, **kwargs)
         found = MoexOutput(**out)
         if output_router_logits:
             found.router_logits = tuple(scores for scores, _, _ in routed)
@@ -269,10 +282,11 @@ def balance_loss(
 def _watched(blocks: list[MoexBlock]) -> Iterator[list[Routed]]:
     """Routing of every block during the pass inside."""
     routed: list[Routed] = []
-    handles = [
-        block.router.register_forward_hook(lambda module, args, output: routed.append(output))
-        for block in blocks
-    ]
+
+    def keep(module: nn.Module, args: Any, output: Routed) -> None:
+        routed.append(output)
+
+    handles = [block.router.register_forward_hook(keep) for block in blocks]
     try:
         yield routed
     finally:

@@ -54,7 +54,9 @@ class Task:
     @cached_property
     def stops(self) -> Bool[Tensor, "test positions"]:
         """Chess: where test rows hold a full stop."""
-        return self.test_rows == self.tokenizer.convert_tokens_to_ids(".")
+        stop = self.tokenizer.convert_tokens_to_ids(".")
+        assert isinstance(stop, int)
+        return self.test_rows == stop
 
     @cached_property
     def labels(self) -> Labels:

@@ -90,7 +90,7 @@ def upcycle(
     generator = torch.Generator().manual_seed(options.seed)
     for block, layer in zip(made.blocks, dense.transformer.h, strict=True):
         _fill(block.experts, layer.mlp, config, options, generator)
-    return made.to(dense.dtype).train(dense.training)
+    return made.to(dense.dtype).train(dense.training)  # type: ignore[arg-type]
 
 
 def _fill(

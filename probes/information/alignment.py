@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -194,4 +195,5 @@ def rank_correlation(
     left: Float[np.ndarray, " pairs"], right: Float[np.ndarray, " pairs"]
 ) -> float:
     """Spearman's correlation."""
-    return float(spearmanr(left, right).statistic)
+    found: Any = spearmanr(left, right)
+    return float(found.statistic)

@@ -9,7 +9,7 @@ state says of W_0: E2b, a lower bound (Barber and Agakov), beside E2a in the mod
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -116,6 +116,7 @@ def decompose_loss(
     positions = run.tokens.positions()[rows]
     edges = np.linspace(0, positions.max() + 1, POSITIONS + 1)
     bins = np.clip(np.searchsorted(edges, positions, side="right") - 1, 0, POSITIONS - 1)
+    calibration = _calibration(predictions, rows, futures.tokens[:, 0])
     shown = int(np.argmax(np.diff(run.tokens.offsets[run.tokens.offsets <= n_rows])))
     first = int(run.tokens.offsets[shown])
     example = slice(first, min(first + EXAMPLE, int(run.tokens.offsets[shown + 1])))
@@ -133,7 +134,8 @@ def decompose_loss(
         position=(edges[:-1] + edges[1:]) / 2,
         loss_by_position=_binned(loss, bins),
         entropy_by_position=np.stack([_binned(column, bins) for column in entropies.T], axis=1),
-        **_calibration(predictions, rows, futures.tokens[:, 0]),
+        confidence=calibration.confidence, accuracy=calibration.accuracy, share=calibration.share,
+        calibration_error=calibration.error,
         example_name=run.tokens.names[shown],
         example_ids=run.tokens.ids[example],
         example_entropy=predictions.entropies[example],
@@ -158,13 +160,20 @@ def _binned(values: np.ndarray, bins: np.ndarray, n_bins: int = POSITIONS) -> np
     return np.divide(sums, counts, out=np.full(n_bins, np.nan), where=counts > 0)
 
 
-def _calibration(
-    predictions: Predictions, rows: np.ndarray, targets: np.ndarray
-) -> dict[str, np.ndarray | float]:
+class _Calibration(NamedTuple):
+    """By level of confidence: its mean, how often it was right, and of how many rows."""
+
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    share: np.ndarray
+    error: float
+
+
+def _calibration(predictions: Predictions, rows: np.ndarray, targets: np.ndarray) -> _Calibration:
     confidence = predictions.confidence[rows].astype(np.float64)
     right = (predictions.greedy_ids[rows] == targets).astype(np.float64)
     level = np.clip((confidence * N_BINS).astype(int), 0, N_BINS - 1)
     mean, accuracy = _binned(confidence, level, N_BINS), _binned(right, level, N_BINS)
     share = np.bincount(level, minlength=N_BINS) / len(rows)
     error = float(np.nansum(share * np.abs(accuracy - mean)))
-    return {"confidence": mean, "accuracy": accuracy, "share": share, "calibration_error": error}
+    return _Calibration(mean, accuracy, share, error)

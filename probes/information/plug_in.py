@@ -37,9 +37,15 @@ def clustered(
     seed: int = 0,
 ) -> Int64[np.ndarray, " rows"]:
     """Number of the k-means cluster of each row; clusters are found on the first `n_fitted` rows."""
-    means = MiniBatchKMeans(n_clusters, batch_size=2048, n_init=1, max_iter=20, random_state=seed)
+    means = MiniBatchKMeans(
+        n_clusters,
+        batch_size=2048,
+        n_init=1,  # type: ignore[arg-type]  # the checker takes the default, "auto", for its type
+        max_iter=20,
+        random_state=seed,
+    )
     means.fit(rows[:n_fitted])
-    return means.predict(rows).astype(np.int64)
+    return np.asarray(means.predict(rows), dtype=np.int64)
 
 
 def plug_in_information(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -122,7 +122,8 @@ def bag_of_words(items: Sequence[Item], width: int = 512) -> Float[Tensor, "item
     """Hashed word counts of the spans: a control without any model, for lexical leakage."""
     hashed = HashingVectorizer(n_features=width, alternate_sign=False, token_pattern=r"\w+")
     texts = [item.text[item.start :] for item in items]
-    return torch.from_numpy(np.asarray(hashed.transform(texts).todense())).float()
+    counts: Any = hashed.transform(texts)
+    return torch.from_numpy(np.asarray(counts.todense())).float()
 
 
 def split_items(items: Sequence[Item], n_test: int) -> tuple[list[Item], list[Item]]:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import FalconForCausalLM
 
 from fluoroscope.probes import Model, backends, capture, open_model
 from fluoroscope.probes.backends import _with_bridge_patterns, drive
@@ -66,6 +67,7 @@ def test_an_error_inside_a_backend_is_not_taken_for_an_unknown_backend(
 def test_the_bridges_sites_keep_what_the_family_said() -> None:
     """Reasons for missing sites and the first hidden state pass on; patterns move to its hook point."""
     module = tiny_module("falcon")
+    assert isinstance(module, FalconForCausalLM)
     for layer in module.transformer.h:
         layer.self_attention.hook_pattern = torch.nn.Identity()
     plain = build_sites(module)

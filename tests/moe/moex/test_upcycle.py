@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import GPT2LMHeadModel
 
 from fluoroscope.moe.moex.network import MoexConfig
 from fluoroscope.moe.moex.upcycle import UpcycleOptions, upcycle
@@ -14,8 +15,10 @@ def config(**options: object) -> MoexConfig:
     return MoexConfig(**{**GPT2, "num_experts": 4, "expert_size": 128, **options})  # type: ignore[arg-type]
 
 
-def dense():
-    return tiny_module("gpt2", activation_function="relu")
+def dense() -> GPT2LMHeadModel:
+    module = tiny_module("gpt2", activation_function="relu")
+    assert isinstance(module, GPT2LMHeadModel)
+    return module
 
 
 @torch.no_grad()

@@ -32,8 +32,10 @@ from tests.families import tiny_module
 @pytest.fixture(scope="module", params=["llama", "gemma2"])
 def model(request: pytest.FixtureRequest) -> Model:
     module = tiny_module(request.param).requires_grad_(False)
+    head = module.get_output_embeddings()
+    assert head is not None
     with torch.no_grad():
-        module.get_output_embeddings().weight.mul_(30)  # predictions that are not flat
+        head.weight.mul_(30)  # predictions that are not flat
     return wrap_model(module.double(), name=request.param, check=False)
 
 
