@@ -17,8 +17,10 @@ MANY, FEW, SHORT = 4096, 1024, 64 * 32
 """Tokens the readings read: cheap ones, dear ones, and attention over windows of 64."""
 SOURCE, TARGET, SOURCE_TEXTS = 64, 64, 4
 """Tokens of source and continuation, and texts, for attention on a source."""
-LATENTS, ACTIVE, SAE_STEPS, SAE_BATCH = 2304, 32, 250, 1024
-"""Dictionaries of an X-ray: four times a width of 576, trained for half a minute each."""
+LATENTS, ACTIVE, SAE_STEPS, SAE_BATCH = 1152, 16, 200, 512
+"""Dictionaries of an X-ray: small, and trained for seconds, which their FVU tells."""
+SUPERPOSED = 3
+"""Layers whose superposition is measured."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,8 @@ def _dictionaries(model: Any, run: Any) -> Iterator[Step]:
     from .sae.superposition.xray import superposition_readings
 
     yield Step(
-        "superposition_layers", lambda progress: superposition_readings(run, progress=progress)
+        "superposition_layers",
+        lambda progress: superposition_readings(run, n_sites=SUPERPOSED, progress=progress),
     )
     yield Step("sae_comparison", lambda progress: _trained(model, run, progress), "steps")
 
