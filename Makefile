@@ -58,6 +58,12 @@ bench: $(VENV)/.full ## what is measured against whom; prints tables, asserts no
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/spec_bench.py
 	$(BIN)/python benchmarks/moe_profile.py
+	$(BIN)/python benchmarks/agent_workload.py
+	$(BIN)/python benchmarks/pearl.py
+	$(BIN)/python benchmarks/seq2seq.py
+	$(BIN)/python benchmarks/sae_training.py
+	$(BIN)/python benchmarks/feature_index.py
+	$(BIN)/python benchmarks/information.py $(OUT)/information.h5
 
 clean:           ## remove the environment and everything generated
 	rm -rf $(VENV) .venvs build out *.egg-info

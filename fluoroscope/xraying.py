@@ -45,6 +45,7 @@ def run_steps(terminal: Terminal, run: Any, steps: Iterator[Step], *, again: boo
         again: Whether to run also what is there.
     """
     from .probes.errors import OptionError, SiteError, TooFewTokensError
+    from .sae.errors import ActivationsError
 
     for step in steps:
         if not again and step.name in run.results:
@@ -53,7 +54,7 @@ def run_steps(terminal: Terminal, run: Any, steps: Iterator[Step], *, again: boo
         try:
             with terminal.track(title, step.unit) as progress:
                 found = step.make(progress)
-        except (OptionError, SiteError, TooFewTokensError) as error:
+        except (ActivationsError, OptionError, SiteError, TooFewTokensError) as error:
             terminal.say(f"{title} is left out: {error}")
             continue
         for name, result in found.items():
@@ -144,13 +145,14 @@ def _trained(model: Any, run: Any, progress: Any) -> dict[str, Any]:
     from .sae.xray import dictionary_readings
 
     site = _middle(run)
+    latents = max(min(LATENTS, len(run.activations[site]) // 4), ACTIVE)
     specs = [
         SaeSpec(
             name=kind,
             architecture=kind,
             site=site,
-            options=sae_options(kind, d_sae=LATENTS, k=ACTIVE),
-            learning=learn_options(kind, d_sae=LATENTS, n_steps=SAE_STEPS),
+            options=sae_options(kind, d_sae=latents, k=ACTIVE),
+            learning=learn_options(kind, d_sae=latents, n_steps=SAE_STEPS),
         )
         for kind in ("topk", "mp")
     ]

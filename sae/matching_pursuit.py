@@ -146,7 +146,7 @@ class PursuitPath:
 
 def matching_pursuit(
     rows: Float[Tensor, "rows d"],
-    dictionary: Float[Tensor, "latents d"],
+    dictionary: Float[Tensor, "latents width"],
     *,
     n_steps: int,
     tolerance: float = 0.0,

@@ -18,7 +18,9 @@ First = Annotated[
 ]
 Second = Annotated[
     Path,
-    typer.Argument(help="Another.", show_default=False, autocompletion=completing.run_files),
+    typer.Argument(
+        help="Another run file.", show_default=False, autocompletion=completing.run_files
+    ),
 ]
 Output = Annotated[
     Path,

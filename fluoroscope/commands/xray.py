@@ -24,7 +24,7 @@ Tokens = Annotated[int, typer.Option("--tokens", "-n", min=1024, help="Tokens to
 Again = Annotated[bool, typer.Option("--again", help="Compute results anew that are there.")]
 
 PROMPT = "Explain in a few sentences how a language model chooses its next word."
-PER_DOCUMENT = 2
+PER_DOCUMENT = 1
 NEW_TOKENS = 96
 
 
