@@ -7,7 +7,7 @@ names the toolkit itself writes (`KEPT`).
 
 "prompts" hides the prompts; "text" hides every text: prompts, what was generated, the tokens read,
 candidates, names of documents. In place of a text stand as many blocks as it has characters. Token
-ids go as well, for whoever has the tokenizer can read them (a deviation: the sheet would keep ids):
+ids go as well, for whoever has the tokenizer can read them:
 each becomes a number of its own within its result or trace. So whatever is computed from tokens being
 equal stays right; and so one can see which hidden tokens are equal, as in a cryptogram. Where even that
 tells too much, leave results and traces out (`only`).

@@ -4,7 +4,7 @@ There are no encoder weights. k steps are taken in training; at inference k and 
 others (`inference_options`), since the error keeps falling with more steps. The loss is the
 reconstruction alone; the reconstruction is x - r_T, which equals the decoded codes.
 
-Beside the paper, and named by the sheet's measurements: dead atoms are revived by continuing the
+Beside the paper: dead atoms are revived by continuing the
 pursuit of the final residual among dead atoms only and regressing it (the paper adds 1e-5 to silent
 codes); atoms are held inside the unit ball as in the paper's vision models (`decoder_norm='free'` as
 in its toy code, where training fails once a squared length exceeds 2, from where residuals grow).

@@ -19,6 +19,7 @@ from .sinks import attention_sinks
 from .subjects import subjects
 from .superposition import superposition_experiment, superposition_layers
 from .synthetic import sae_synthetic
+from .training import sae_training
 
 RENDERERS: dict[str, Renderer] = {
     "next_token": next_token,
@@ -45,6 +46,7 @@ RENDERERS: dict[str, Renderer] = {
     "sae_joint": sae_joint,
     "sae_paths": sae_paths,
     "sae_synthetic": sae_synthetic,
+    "sae_training": sae_training,
     "superposition_layers": superposition_layers,
     "superposition_experiment": superposition_experiment,
     "expert_confirmation": expert_confirmation,
@@ -73,6 +75,7 @@ ADDED_BY = {
     "information_alignment": "fluoroscope information RUN",
     "expert_profile": "fluoroscope moe profile",
     "expert_effects": "fluoroscope moe prune",
+    "sae_training": "fluoroscope sae train RUN --site SITE",
     "sae_comparison": "fluoroscope sae eval RUN --sae FOLDER",
     "sae_features": "fluoroscope sae features RUN --sae FOLDER",
     "superposition_layers": "fluoroscope superposition layers RUN",

@@ -1,4 +1,4 @@
-"""Synthetic sources: closed forms of the sheet, and samples that follow them."""
+"""Synthetic sources: closed forms, and samples that follow them."""
 
 import math
 
