@@ -84,7 +84,7 @@ def xray_readings(
 ) -> tuple[dict[str, Result], list[str]]:
     """What an X-ray of a model adds, from the states it captured anyway.
 
-    Six layers at most, 256 classes, one depth. Where the tokens do not do for readouts, the rest is
+    Six layers at most, 128 classes, one depth. Where the tokens do not do for readouts, the rest is
     given.
 
     Args:
@@ -98,7 +98,7 @@ def xray_readings(
     """
     layers = by_layer(run.sites)
     shown = layers[:: max(len(layers) // XRAY_LAYERS, 1)][: XRAY_LAYERS - 1] + layers[-1:]
-    options = FlowOptions(n_futures=3, depths=1, n_classes=256, n_clusters=8, world_states=16)
+    options = FlowOptions(n_futures=3, depths=1, n_classes=128, n_clusters=8, world_states=16)
     found: dict[str, Result] = {}
     readings = information_readings(
         model,
