@@ -68,8 +68,8 @@ def loss(stored: Stored, context: Context) -> Section:
         figures=figures,
         tiles=(
             Tile(
-                label="calibration gap",
-                value=f"{stored.gap:+.3f} nats",
+                label="calibration gap, nats",
+                value=f"{stored.gap:+.3f}",
                 meaning="Loss less the mean entropy of the predictions; zero for a calibrated model.",
                 href=f"#{stored.name}-parts",
             ),
