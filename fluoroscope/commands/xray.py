@@ -25,6 +25,10 @@ Again = Annotated[bool, typer.Option("--again", help="Compute results anew that 
 
 PROMPT = "Explain in a few sentences how a language model chooses its next word."
 PER_DOCUMENT = 1
+UNTIMED = (
+    "Attention on a source, information, superposition, two small dictionaries and the other engines "
+    "are not in this estimate; for the embedded model they take about three minutes on two cores."
+)
 NEW_TOKENS = 96
 
 
@@ -136,4 +140,5 @@ def _plan(
     read["logit_lens"] = FEW
     steps = [plan_reading(name, min(n, tokens), speed) for name, n in read.items()]
     last = plan_decoding(model, [prompt], NEW_TOKENS, ["layers.*.resid_post"])
-    return show_plan(terminal, [first, *steps, last], note=resume_note(output))
+    note = " ".join([UNTIMED, resume_note(output)]).strip()
+    return show_plan(terminal, [first, *steps, last], note=note)
