@@ -200,6 +200,8 @@ class _Initialised(GPT2PreTrainedModel):
     """GPT-2's initialisation, extended to experts and routers."""
 
     config_class = MoexConfig  # type: ignore[assignment]
+    # transformers keeps this answer on the class and finds GPT-2's own (no experts) by inheritance.
+    _can_set_experts_implementation_cached_value = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
