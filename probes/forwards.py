@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Int
@@ -49,14 +50,16 @@ def watch_forwards(
 ) -> Callable[[], None]:
     """Call `begin` before and `end` after every forward pass of `module`.
 
-    A pass that ends in an exception calls no `end`.
+    A pass that ends in an exception calls no `end`. A purely recurrent cache does not say how many
+    tokens it has read: those of the passes watched here are counted.
 
     Returns:
         A function that stops watching.
     """
+    read: WeakKeyDictionary[Cache, int] = WeakKeyDictionary()
 
     def before(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        begin(_forward_of(args, kwargs))
+        begin(_forward_of(args, kwargs, read))
 
     def after(part: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         end()
@@ -73,13 +76,15 @@ def watch_forwards(
     return stop
 
 
-def _forward_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forward:
+def _forward_of(
+    args: tuple[Any, ...], kwargs: dict[str, Any], read: WeakKeyDictionary[Cache, int]
+) -> Forward:
     ids = args[0] if args else kwargs.get("input_ids")
     if ids is None:
         ids = kwargs["inputs_embeds"]
     n_rows, n_positions = ids.shape[:2]
     cache = kwargs.get("past_key_values", kwargs.get("cache_params"))
-    offset = int(cache.get_seq_length()) if isinstance(cache, Cache) else 0
+    offset = _held(cache, n_positions, read) if isinstance(cache, Cache) else 0
     mask = kwargs.get("attention_mask")
     if not isinstance(mask, Tensor) or mask.ndim != 2 or bool(mask.all()):
         return Forward(n_rows, n_positions, offset, None)
@@ -92,3 +97,13 @@ def _forward_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Forward:
         None if bool(now.all()) else now,
         start if bool(start.any()) else None,
     )
+
+
+def _held(cache: Cache, n_positions: int, read: WeakKeyDictionary[Cache, int]) -> int:
+    """Tokens a cache holds before this pass."""
+    try:
+        return int(cache.get_seq_length())
+    except ValueError:  # no layer of it has attention
+        held = read.get(cache, 0)
+        read[cache] = held + n_positions
+        return held

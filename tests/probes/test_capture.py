@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from fluoroscope.probes import Mask, Model, Positions, capture, intervene, wrap_model
 from fluoroscope.probes.errors import OptionError, SiteNotFiredError, UnknownSiteError
+from fluoroscope.probes.forwards import watch_forwards
 from fluoroscope.probes.reducers import Moments
 from tests.conftest import ids, n_hooks
 from tests.families import tiny_module
@@ -293,3 +295,16 @@ def test_sites_inside_a_checkpointed_layer_are_refused_in_backward() -> None:
         loss = model(ids(), use_cache=False).logits.square().mean()
     loss.backward()
     assert len(acts.chunks(site)) == 2
+
+
+def test_positions_count_on_where_a_cache_does_not_say_how_long_it_is() -> None:
+    """A purely recurrent cache: the second pass begins where the first one ended."""
+    model = wrap_model(tiny_module("mamba2"))
+    cache = DynamicCache(config=model.config)
+    seen: list[int] = []
+    stop = watch_forwards(model.module, lambda forward: seen.append(forward.offset), lambda: None)
+    with torch.no_grad():
+        for chunk in (ids(1, 8), ids(1, 1), ids(1, 1)):
+            model(chunk, past_key_values=cache, use_cache=True)
+    stop()
+    assert seen == [0, 8, 9]
