@@ -396,7 +396,7 @@ def test_a_draft_that_cannot_start_leaves_plain_decoding(monkeypatch, caplog, ti
 
 
 def test_the_window_balances_both_costs_and_options_are_checked(tiny_llama, monkeypatch) -> None:
-    import fluoroscope.decoding.pearl as module
+    import fluoroscope.decoding.pearl.engine as module
     from fluoroscope.decoding import CostCurve
 
     draft = wrap_model(tiny_module("llama", seed=7))
