@@ -48,14 +48,16 @@ def information(
     Takes the loss apart (entropy, calibration, information), measures every captured layer's usable
     information about W_0, W_1, ... and what it adds once W_0 is known, trains a draft head on each
     and counts what the model would accept, and looks at the geometry of the unembedding. The run must
-    hold the last layer; the same command picks up after Ctrl-C with what is missing.
+    hold the last layer; the same command picks up after Ctrl-C with what is missing, finished layers
+    included.
 
     Example: fluoroscope information out/run.h5
 
     Example: fluoroscope information out/run.h5 --tokens 50000 -s layers.12.resid_post
     """
     from ..probes import open_model, open_run
-    from ..probes.information.flow import FlowOptions
+    from ..probes.information.flow_options import FlowOptions
+    from ..probes.information.flow_parts import drop_parts
     from ..probes.information.reading import information_readings, whole_windows
 
     opened = open_run(run)
@@ -65,15 +67,18 @@ def information(
     wanted = _expanded(opened.sites, sites)
     if dry_run:
         return _plan(terminal, loaded, whole_windows(opened, tokens), len(wanted), chosen)
+    if again:
+        drop_parts(opened)
     done: list[str] = []
     with terminal.track("Information", "units") as progress:
         readings = information_readings(
             loaded, opened, n_tokens=tokens, sites=wanted, options=chosen,
-            source_entropy=source_entropy, again=again, progress=progress,
+            source_entropy=source_entropy, again=again, keep=True, progress=progress,
         )  # fmt: skip
         for name, found in readings:
             opened.add_result(name, found)
             done.append(name)
+    drop_parts(opened)
     terminal.wrote(run)
     return {"computed": done} | _shown(terminal, opened)
 

@@ -47,10 +47,104 @@ class CategoricalEntropies(NamedTuple):
     """Jensen-Shannon, nats, at most log 2."""
 
 
+class Condensed(NamedTuple):
+    """What one sweep over the vocabulary leaves of each row of logits."""
+
+    entropies: CategoricalEntropies
+    log_z: Tensor
+    """Log of the partition function, nats."""
+    greedy: Tensor
+    """Likeliest token."""
+    confidence: Tensor
+    """Its probability."""
+
+
+BLOCK = 32
+"""Rows swept at a time: three arrays of them stay in the processor's cache."""
+
+
+class Sweep:
+    """Condenses blocks of logits in place, with arrays made once.
+
+    Everything is relative to each row's largest logit, so that sums of p log p lose nothing to a
+    large log Z; every array is read while it is in the cache, and exponentials are taken once. After
+    `condense` the block's probabilities stand in `probs`.
+
+    Args:
+        like: Logits whose width, type and device the arrays take.
+        alpha: Order of the Rényi divergence, between 0 and 2 and not 1.
+        rows: Most rows of a block.
+
+    Raises:
+        OptionError: `alpha` is out of range.
+    """
+
+    def __init__(
+        self, like: Float[Tensor, "rows vocab"], *, alpha: float = ALPHA, rows: int = BLOCK
+    ) -> None:
+        if not 0 < alpha < 2 or alpha == 1:
+            raise OptionError(
+                f"alpha must lie between 0 and 2 and not be 1 (that is kl), got {alpha}; from 2 on "
+                "the entropy only counts the support."
+            )
+        self.alpha = alpha
+        self._shifted, self._probs, self._work = (
+            torch.empty(min(rows, len(like)), like.shape[1], dtype=like.dtype, device=like.device)
+            for _ in range(3)
+        )
+        self._n = 0
+
+    @property
+    def probs(self) -> Float[Tensor, "rows vocab"]:
+        """Probabilities of the last block; overwritten by the next."""
+        return self._probs[: self._n]
+
+    def n_above(
+        self, logits: Float[Tensor, "rows vocab"], values: Float[Tensor, " rows"]
+    ) -> Float[Tensor, " rows"]:
+        """How many logits of each row lie above its value."""
+        return torch.gt(logits, values[:, None], out=self._work[: len(logits)]).sum(-1)
+
+    @torch.no_grad()
+    def condense(self, logits: Float[Tensor, "rows vocab"]) -> Condensed:
+        """Condense a block of logits of the type and width the sweep was made for."""
+        self._n = len(logits)
+        shifted, probs, work = (
+            held[: self._n] for held in (self._shifted, self._probs, self._work)
+        )
+        best = logits.max(-1)
+        torch.sub(logits, best.values[:, None], out=shifted)
+        # Minus infinities stand where p is zero; zero times the least number is zero.
+        shifted.clamp_min_(torch.finfo(logits.dtype).min)
+        z = torch.exp(shifted, out=probs).sum(-1)
+        probs /= z[:, None]
+        log_z = z.log()
+        dot = torch.linalg.vecdot
+        three_halves = dot(torch.sqrt(probs, out=work), probs)
+        powers = three_halves
+        if self.alpha != 0.5:
+            powers = torch.pow(probs, 2 - self.alpha, out=work).sum(-1)
+        squares = torch.mul(probs, probs, out=work).sum(-1)
+        squares_log = dot(work, shifted) - log_z * squares
+        shannon = log_z - dot(probs, shifted)
+        work += probs
+        mixed = dot(work, torch.log1p(probs, out=shifted))
+        support = torch.gt(probs, 0, out=work).sum(-1)
+        entropies = CategoricalEntropies(
+            kl=shannon,
+            renyi=powers.log() / (self.alpha - 1),
+            tv=1 - squares,
+            hellinger=1 - three_halves,
+            chi2=support - 1,
+            js=math.log(2) - mixed / 2 + squares_log / 2,
+        )
+        return Condensed(entropies, log_z + best.values, best.indices, 1 / z)
+
+
 def categorical_entropies(
     logits: Float[Tensor, "rows vocab"], *, alpha: float = ALPHA
 ) -> CategoricalEntropies:
-    """Entropies of softmax(logits), in float32 or, for float64 logits, float64.
+    """Entropies of softmax(logits), in float32 or, for float64 logits, float64; no gradients.
 
     Args:
         logits: The model's own logits, soft cap and scale included.
@@ -59,32 +153,7 @@ def categorical_entropies(
     Raises:
         OptionError: `alpha` is out of range.
     """
-    if not 0 < alpha < 2 or alpha == 1:
-        raise OptionError(
-            f"alpha must lie between 0 and 2 and not be 1 (that is kl), got {alpha}; from 2 on the "
-            "entropy only counts the support."
-        )
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    log_z = logits.logsumexp(-1)
-    probs = (logits - log_z[:, None]).exp()
-    three_halves = _dot(probs, probs.sqrt())
-    powers = three_halves if alpha == 0.5 else probs.pow(2 - alpha).sum(-1)
-    squares = _dot(probs, probs)
-    weighted = probs.square()
-    # sum p^2 log p = sum p^2 logit - log Z sum p^2; minus infinities stand where p is zero.
-    held = logits.clamp_min(torch.finfo(logits.dtype).min)
-    squares_log = _dot(weighted, held) - log_z * squares
-    mixed = _dot(weighted.add_(probs), torch.log1p(probs))
-    return CategoricalEntropies(
-        kl=log_z - _dot(probs, held),
-        renyi=powers.log() / (alpha - 1),
-        tv=1 - squares,
-        hellinger=1 - three_halves,
-        chi2=(probs > 0).sum(-1).to(probs.dtype) - 1,
-        js=math.log(2) - mixed / 2 + squares_log / 2,
-    )
-
-
-def _dot(left: Tensor, right: Tensor) -> Tensor:
-    """Row by row sum of products, without a third array of their size."""
-    return torch.linalg.vecdot(left, right)
+    sweep = Sweep(logits, alpha=alpha)
+    parts = [sweep.condense(block).entropies for block in logits.split(BLOCK)]
+    return CategoricalEntropies(*(torch.cat(columns) for columns in zip(*parts, strict=True)))

@@ -17,11 +17,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ..errors import OptionError
-from .resampling import Estimate, mean_estimate, require
+from ..errors import OptionError, TooFewTokensError
+from .resampling import MIN_DOCUMENTS, Estimate, mean_estimate, require
 
 GROUP = 256
-"""Rows compared with each other."""
+"""Rows compared with each other, where there are enough."""
+SMALLEST = 64
+"""Fewest rows of a group."""
 ORDER = 1.01
 """Rényi order of E4; near one it resembles Shannon entropy."""
 
@@ -99,3 +101,26 @@ def groups_of(
         have=fewest * n_groups, need=size * n_groups,
     )  # fmt: skip
     return [np.sort(generator.choice(share, size=size, replace=False)) for share in shares]
+
+
+def fitting_groups(
+    documents: Int64[np.ndarray, " rows"], *, n_groups: int, seed: int = 0
+) -> list[Int64[np.ndarray, " drawn"]]:
+    """Groups as large as the documents fill: `GROUP` rows each, or fewer and smaller ones.
+
+    Args:
+        documents: Document of each row.
+        n_groups: Most groups; at least `MIN_DOCUMENTS` are made, for the interval.
+        seed: Fixes what is drawn.
+
+    Raises:
+        TooFewTokensError: Documents do not even fill `MIN_DOCUMENTS` groups of `SMALLEST` rows.
+    """
+    shapes = [(n, GROUP) for n in range(n_groups, MIN_DOCUMENTS - 1, -1)]
+    shapes += [(MIN_DOCUMENTS, GROUP // 2)]
+    for n, size in shapes:
+        try:
+            return groups_of(documents, n_groups=n, size=size, seed=seed)
+        except TooFewTokensError:
+            continue
+    return groups_of(documents, n_groups=MIN_DOCUMENTS, size=SMALLEST, seed=seed)

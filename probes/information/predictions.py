@@ -22,14 +22,14 @@ from ..model import Model
 from ..readings.linear_probe import source_documents
 from ..results import Result, described
 from ..runfile import Run
-from .entropy import CategoricalEntropies, categorical_entropies
+from .entropy import BLOCK, CategoricalEntropies, Sweep
 from .futures import SKIPPED
 from .model_law import MixtureSums
 
 Progress = Callable[[int, int, str], None]
 
 CHUNK = 512
-"""Rows whose distributions are held at a time."""
+"""Rows whose logits are held at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,23 +99,27 @@ def read_predictions(
     entropies = np.empty((n_rows, len(CategoricalEntropies._fields)), dtype=np.float32)
     loss, confidence = np.empty((2, n_rows), dtype=np.float32)
     greedy, rank = np.empty((2, n_rows), dtype=np.int32)
-    mixture = MixtureSums(model.d_vocab)
+    mixture, sweep = MixtureSums(model.d_vocab), None
     for start in range(0, n_rows, CHUNK):
         part = slice(start, min(start + CHUNK, n_rows))
         logits = predicted_logits(model, site, held.read(part)).float()
-        found = categorical_entropies(logits)
-        entropies[part] = torch.stack(found, dim=1).cpu().numpy()
-        chosen = logits.gather(1, torch.from_numpy(targets[part]).to(logits.device)[:, None])
-        rank[part] = (logits > chosen).sum(1).cpu().numpy()
-        log_z = logits.logsumexp(-1)
-        loss[part] = (log_z - chosen[:, 0]).cpu().numpy()
-        best = logits.max(-1)
-        greedy[part] = best.indices.cpu().numpy()
-        confidence[part] = (best.values - log_z).exp().cpu().numpy()
-        keep = torch.from_numpy(counts[part])
-        if keep.any():
-            probs = (logits - log_z[:, None]).exp_().cpu()[keep]
-            mixture.add(probs, found.kl.cpu()[keep], documents[part][counts[part]])
+        sweep = sweep or Sweep(logits)
+        for first in range(start, part.stop, BLOCK):
+            rows = slice(first, min(first + BLOCK, part.stop))
+            block = logits[first - start : rows.stop - start]
+            found = sweep.condense(block)
+            wanted = torch.from_numpy(targets[rows]).to(block.device)
+            chosen = block.gather(1, wanted[:, None])[:, 0]
+            entropies[rows] = torch.stack(found.entropies, dim=1).cpu().numpy()
+            loss[rows] = (found.log_z - chosen).cpu().numpy()
+            greedy[rows], confidence[rows] = found.greedy.cpu(), found.confidence.cpu()
+            rank[rows] = sweep.n_above(block, chosen).cpu().numpy()
+            keep = torch.from_numpy(np.flatnonzero(counts[rows]))
+            own = documents[rows][counts[rows]]
+            if len(own) == len(block):
+                mixture.add(sweep.probs, found.entropies.kl, own)
+            elif len(own):
+                mixture.add(sweep.probs[keep], found.entropies.kl[keep], own)
         if progress is not None:
             progress(part.stop, n_rows, "predictions")
     loss[is_end], rank[is_end] = np.nan, -1

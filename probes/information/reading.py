@@ -8,10 +8,11 @@ from ..errors import TooFewTokensError
 from ..model import Model
 from ..results import Result
 from ..runfile import Run
-from .flow import FlowOptions
-from .flow_result import by_layer, information_flow
+from .flow_options import FlowOptions
+from .flow_reading import information_flow
+from .flow_result import by_layer
 from .geometry_result import head_geometry, spectral_alignment
-from .loss import decompose_loss
+from .loss import LossDecomposition, decompose_loss
 from .predictions import Predictions, read_predictions
 
 Progress = Callable[[int, int, str], None]
@@ -37,6 +38,7 @@ def information_readings(
     options: FlowOptions | None = None,
     source_entropy: float | None = None,
     again: bool = False,
+    keep: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[tuple[str, Result]]:
     """Results for a run file, by name, each as soon as it is there.
@@ -52,6 +54,8 @@ def information_readings(
         options: How the flow is measured.
         source_entropy: Entropy per token of what the documents were drawn from, where known (nats).
         again: Whether results that are there are computed anew.
+        keep: Whether finished layers of the flow are kept in the run file, so that the next reading
+            with the same options goes on with the others; `drop_parts` takes them out.
         progress: Called all along, with the stage in words.
 
     Raises:
@@ -62,6 +66,7 @@ def information_readings(
     n_rows = whole_windows(run, n_tokens)
     held = set() if again else set(run.results)
     predictions = _kept(run, n_rows) if held >= {RESULTS[0], RESULTS[1]} else None
+    loss = None if predictions is None else run.result(RESULTS[1], LossDecomposition)
     if predictions is None:
         held = set()  # what is there is about other rows
         predictions, mixture = read_predictions(model, run, n_rows=n_rows, progress=progress)
@@ -75,7 +80,16 @@ def information_readings(
     if "information_flow" not in held:
         yield (
             RESULTS[4],
-            information_flow(model, run, predictions, options, sites=sites, progress=progress),
+            information_flow(
+                model,
+                run,
+                predictions,
+                options,
+                sites=sites,
+                loss=loss,
+                keep=keep,
+                progress=progress,
+            ),
         )
 
 
@@ -84,8 +98,9 @@ def xray_readings(
 ) -> tuple[dict[str, Result], list[str]]:
     """What an X-ray of a model adds, from the states it captured anyway.
 
-    Six layers at most, 128 classes, one depth. Where the tokens do not do for readouts, the rest is
-    given.
+    Six layers at most, 128 classes, one depth. Readouts see as many directions of a state as the tokens
+    allow, and estimators that the tokens do not do for are left out; the flow says which. Where they do
+    not even do for the smallest readout, everything but the flow is given.
 
     Args:
         model: The model of the run.
@@ -98,7 +113,9 @@ def xray_readings(
     """
     layers = by_layer(run.sites)
     shown = layers[:: max(len(layers) // XRAY_LAYERS, 1)][: XRAY_LAYERS - 1] + layers[-1:]
-    options = FlowOptions(n_futures=3, depths=1, n_classes=128, n_clusters=8, world_states=16)
+    options = FlowOptions(
+        n_futures=3, depths=1, n_classes=128, n_clusters=8, coarse_classes=8, world_states=16
+    )
     found: dict[str, Result] = {}
     readings = information_readings(
         model,

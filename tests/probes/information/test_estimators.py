@@ -9,6 +9,7 @@ import torch
 from fluoroscope.probes.errors import OptionError, TooFewTokensError
 from fluoroscope.probes.information.futures import Classes, futures_of, merge_rare
 from fluoroscope.probes.information.kernel_estimators import (
+    fitting_groups,
     gaussian_gram,
     grouped_estimate,
     groups_of,
@@ -293,6 +294,21 @@ def test_groups_share_no_document_and_give_an_interval():
     assert found.low < found.value < found.high
     with pytest.raises(TooFewTokensError, match="needs at least 1,536"):
         groups_of(documents[:300], n_groups=6, size=256)
+
+
+def test_groups_shrink_to_what_the_documents_fill():
+    def shape(n_documents: int, rows: int) -> tuple[int, int]:
+        documents = np.repeat(np.arange(n_documents), rows)
+        groups = fitting_groups(documents, n_groups=8)
+        return len(groups), len(groups[0])
+
+    assert shape(16, 256) == (8, 256)
+    assert shape(12, 256) == (8, 256)
+    assert shape(7, 256) == (7, 256)
+    assert shape(7, 130) == (5, 128)
+    assert shape(5, 64) == (5, 64)
+    with pytest.raises(TooFewTokensError, match="at least 320 tokens, evenly over documents"):
+        shape(5, 63)
 
 
 def test_intervals_over_documents_cover_the_mean_as_often_as_they_say(seed: int):

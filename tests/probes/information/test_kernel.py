@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fluoroscope.probes.errors import OptionError
 from fluoroscope.probes.information.divergences import DIVERGENCES, kl, renyi
-from fluoroscope.probes.information.entropy import categorical_entropies
+from fluoroscope.probes.information.entropy import BLOCK, Sweep, categorical_entropies
 from fluoroscope.probes.information.joints import entropy, mutual_information, surplus
 from fluoroscope.probes.information.kernel import FinKernel
 
@@ -83,11 +83,25 @@ def test_entropies_do_not_care_how_the_vocabulary_is_numbered():
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
-def test_single_precision_keeps_five_digits_over_a_large_vocabulary():
-    logits = 2 * torch.randn(8, 50_000, generator=torch.Generator().manual_seed(0))
+def test_single_precision_keeps_six_digits_whatever_the_size_and_offset_of_the_logits():
+    generator = torch.Generator().manual_seed(0)
+    size = torch.linspace(0.1, 8, BLOCK + 7)[:, None]  # flat to one-hot; more rows than one block
+    logits = 20 + size * torch.randn(BLOCK + 7, 50_000, generator=generator)
     single, double = categorical_entropies(logits), categorical_entropies(logits.double())
     for one, other in zip(single, double, strict=True):
-        torch.testing.assert_close(one.double(), other, rtol=2e-5, atol=2e-5)
+        torch.testing.assert_close(one.double(), other, rtol=0, atol=3e-6)
+
+
+def test_a_sweep_gives_what_torch_gives_one_by_one():
+    logits = 4 * torch.randn(5, 300, generator=torch.Generator().manual_seed(1))
+    sweep = Sweep(logits)
+    found = sweep.condense(logits[:3])
+    torch.testing.assert_close(sweep.probs, logits[:3].softmax(-1))
+    torch.testing.assert_close(found.log_z, logits[:3].logsumexp(-1))
+    assert (found.greedy == logits[:3].argmax(-1)).all()
+    torch.testing.assert_close(found.confidence, logits[:3].softmax(-1).amax(-1))
+    above = (logits[:3] > logits[:3, 7:8]).sum(-1)
+    assert (sweep.n_above(logits[:3], logits[:3, 7]) == above).all()
 
 
 @settings(deadline=None, max_examples=40)

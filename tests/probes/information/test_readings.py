@@ -1,12 +1,18 @@
 """The whole path on a model whose source is known: predictions, flow, geometry, alignment."""
 
+from dataclasses import fields, replace
+
 import numpy as np
 import pytest
 import torch
 
+from fluoroscope.probes import Run
 from fluoroscope.probes.errors import MissingResultError, OptionError, TooFewTokensError
-from fluoroscope.probes.information.flow import FlowOptions
-from fluoroscope.probes.information.flow_result import InformationFlow, information_flow
+from fluoroscope.probes.information.flow_material import Material, principal, states_of
+from fluoroscope.probes.information.flow_options import FlowOptions
+from fluoroscope.probes.information.flow_parts import NAME, FlowParts, Parts, drop_parts
+from fluoroscope.probes.information.flow_reading import information_flow
+from fluoroscope.probes.information.flow_result import InformationFlow
 from fluoroscope.probes.information.futures import merge_rare
 from fluoroscope.probes.information.geometry_result import (
     HeadGeometry,
@@ -93,8 +99,8 @@ def test_shuffled_states_hold_nothing_and_the_head_without_them_accepts_less(flo
 
 def test_flow_says_what_it_could_not_estimate(toy: Toy, read):
     few = FlowOptions(
-        n_futures=2, depths=1, probe=PROBE, head=HEAD, n_clusters=100, coarse_classes=8, n_groups=30,
-        world_states=3,
+        n_futures=2, depths=1, probe=PROBE, head=HEAD, n_clusters=100, coarse_classes=8,
+        test_rows=300, world_states=3,
     )  # fmt: skip
     found = information_flow(toy.model, toy.run, read[0], few, sites=["layers.1.resid_post"])
     assert np.isnan(found.cluster_next).all()
@@ -102,6 +108,76 @@ def test_flow_says_what_it_could_not_estimate(toy: Toy, read):
     assert any("E4, E5" in line for line in found.refusals)
     assert any("E3a" in line and "documents" in line for line in found.refusals)
     assert np.isfinite(found.surplus).all()
+
+
+def test_few_rows_get_few_directions_and_it_is_said(toy: Toy, read):
+    scarce = replace(OPTIONS, train_rows=4 * (2 * 20 + 5), depths=1, world_states=0)
+    found = information_flow(toy.model, toy.run, read[0], scarce, sites=["layers.1.resid_post"])
+    assert found.n_train == 180
+    assert found.refusals[0].startswith("Readouts see 20 leading principal directions of 32")
+    assert "20 directions" in found.family
+    assert found.futures[0, 0, 0] > 0.1  # what little 180 rows teach
+    narrower = replace(scarce, train_rows=4 * (2 * 16 + 5) - 1)
+    with pytest.raises(TooFewTokensError, match="at least 148 tokens to train on, got 147"):
+        information_flow(toy.model, toy.run, read[0], narrower, sites=["layers.1.resid_post"])
+
+
+def test_principal_directions_of_all_rows_lose_nothing_but_the_basis():
+    rows = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 7)
+    assert (principal(rows, 6)(rows) == rows).all()
+    few = principal(rows, 3)(rows)
+    centred = rows - rows.mean(0)
+    best = torch.linalg.svd(centred, full_matrices=False)
+    share = few.square().sum() / few.square().mean() / len(rows)
+    assert share == pytest.approx(3)  # unit mean square
+    mixed = few.T @ best.U[:, :3]  # the same span as the three leading singular vectors
+    assert mixed.square().sum() == pytest.approx(float(few.square().sum()), rel=1e-4)
+
+
+def test_an_interrupted_flow_goes_on_after_its_finished_layers(
+    toy: Toy, read, monkeypatch: pytest.MonkeyPatch
+):
+    measured: list[str] = []
+
+    def watched(run: Run, site: str, material: Material):
+        measured.append(site)
+        if measured == ["layers.0.resid_post", "layers.1.resid_post"]:
+            raise KeyboardInterrupt
+        return states_of(run, site, material)
+
+    monkeypatch.setattr("fluoroscope.probes.information.flow_reading.states_of", watched)
+    options = replace(OPTIONS, depths=1, world_states=0)
+    with pytest.raises(KeyboardInterrupt):
+        information_flow(toy.model, toy.run, read[0], options, keep=True)
+    assert toy.run.result(NAME, FlowParts).names.tolist() == ["layers.0.resid_post"]
+    again = information_flow(toy.model, toy.run, read[0], options, keep=True)
+    assert measured[2:] == ["layers.1.resid_post"]
+    whole = information_flow(toy.model, toy.run, read[0], options)
+    for field in fields(InformationFlow):
+        one, other = getattr(again, field.name), getattr(whole, field.name)
+        np.testing.assert_equal(one, other, err_msg=field.name)
+    # Parts of a reading with other options are not taken.
+    assert Parts(toy.run, options, len(read[0].loss)).get("layers.0.resid_post") is not None
+    assert Parts(toy.run, OPTIONS, len(read[0].loss)).get("layers.0.resid_post") is None
+    drop_parts(toy.run)
+    assert NAME not in toy.run.results
+
+
+def test_estimators_of_one_quantity_that_disagree_get_a_line(toy: Toy, read, flow):
+    loss = decompose_loss(toy.run, *read)
+    assert not any("E2a" in line for line in flow.verdicts)  # they agree on this source
+    apart = replace(loss, data_information=9.0, data_information_low=8.9, data_information_high=9.1)
+    short = replace(OPTIONS, depths=1, world_states=0)
+    found = information_flow(
+        toy.model, toy.run, read[0], short, sites=["layers.1.resid_post"], loss=apart
+    )
+    lines = [line for line in found.verdicts if "Information about W_0" in line]
+    assert sum("(E2a)" in line and "(E2b)" in line for line in lines) == 1
+    assert any("InfoNCE (E5)" in line for line in lines)
+    agreeing = information_flow(
+        toy.model, toy.run, read[0], short, sites=["layers.1.resid_post"], loss=loss
+    )
+    assert not any("(E2a)" in line for line in agreeing.verdicts)
 
 
 def test_too_little_is_refused_and_nothing_is_written(toy: Toy):
