@@ -21,7 +21,7 @@ class SaeComparison(Result):
         "its architecture, or what baseline", axes=("dictionaries",)
     )
     trained_here: np.ndarray = described(
-        "whether its own record says it was trained on this run", axes=("dictionaries",)
+        "whether its own record says it was trained on rows measured here", axes=("dictionaries",)
     )
     d_sae: np.ndarray = described("latents", axes=("dictionaries",))
     l0: np.ndarray = described("mean firing latents per row", axes=("dictionaries",))

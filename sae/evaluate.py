@@ -1,9 +1,7 @@
 """Judging dictionaries on rows they should not have seen: one table, baselines always beside them.
 
-All dictionaries of a call read the same rows. Documents are split by source: a quarter gives the
-baselines what they are fitted on, the rest is what everything is measured on. Whether an
-autoencoder was trained on the run it is judged on, only its maker knows; give a run file of its own
-where it was.
+All dictionaries of a call read the same rows, of documents that none was trained on where the
+trainings held some out; see `heldout`.
 
 Offline, with a small model: fidelity, geometry, activity and probes of token classes can be
 measured. Not measured, and why: absorption by spelling and automatic interpretation mean nothing
@@ -27,6 +25,7 @@ from ..probes.model import Model
 from ..probes.readings.texts import Texts
 from ..probes.runfile import Run
 from .comparison import SaeComparison
+from .documents import unseen
 from .heldout import EvaluateOptions, HeldOut, held_out
 from .metrics import (
     ActivityStats,
@@ -85,7 +84,8 @@ def evaluate(
     options = options or EvaluateOptions()
     if not dictionaries:
         raise OptionError("evaluate needs at least one dictionary, got none.")
-    parts = held_out(run, options)
+    records = [getattr(one, "metadata", {}) for one in dictionaries.values()]
+    parts = held_out(run, options, records)
     held = run.activations[site]
     everyone = dict(dictionaries)
     if options.baselines:
@@ -104,7 +104,7 @@ def evaluate(
         site=site,
         conditions=np.array(list(everyone), dtype=str),
         architecture=np.array([_kind(one) for one in everyone.values()], dtype=str),
-        trained_here=np.array([_trained_here(run, one) for one in everyone.values()]),
+        trained_here=np.array([_trained_here(run, one, parts) for one in everyone.values()]),
         n_rows=len(test_kept),
         n_documents=len(np.unique(parts.source[test_kept])),
         density_edges=BIN_EDGES,
@@ -114,11 +114,9 @@ def evaluate(
     )
 
 
-def _trained_here(run: Run, dictionary: Dictionary) -> bool:
-    """Whether a dictionary's record of its training names this run file and corpus."""
-    source = getattr(dictionary, "metadata", {}).get("source") or {}
-    corpus = run.provenance.corpus.get("description")
-    return source.get("run") == run.path.name and source.get("corpus") == corpus
+def _trained_here(run: Run, dictionary: Dictionary, parts: HeldOut) -> bool:
+    """Whether a dictionary was trained on some of the rows it is judged on, by its own record."""
+    return not bool(unseen(run, getattr(dictionary, "metadata", {}))[parts.test].all())
 
 
 def _kind(dictionary: Dictionary) -> str:
@@ -248,11 +246,11 @@ def _fidelity(
 
 def _texts(run: Run, parts: HeldOut, n_tokens: int) -> Texts:
     """Documents of the measured part, up to a number of tokens."""
-    offsets, fit = run.tokens.offsets, set(np.unique(parts.source[parts.fit]).tolist())
+    offsets = run.tokens.offsets
     ids, names, total = [], [], 0
     for number in range(run.tokens.n_documents):
         document = run.tokens.document(number).astype(np.int64)
-        if len(document) > 1 and int(parts.source[offsets[number]]) not in fit:
+        if len(document) > 1 and int(parts.source[offsets[number]]) in parts.judged:
             ids.append(document)
             names.append(run.tokens.names[number])
             total += len(document)

@@ -1,8 +1,16 @@
-"""Which rows of a run dictionaries are judged on, and how many."""
+"""Which rows of a run dictionaries are judged on, and how many.
+
+Where dictionaries were trained on the run itself but for some documents, they are judged on these and
+baselines fitted on the others. Else a quarter of the documents goes to the baselines, and the rest is
+what everything is measured on: rows that a dictionary trained on without holding any out among them,
+which is told (`SaeComparison.trained_here`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -10,6 +18,7 @@ from jaxtyping import Bool, Int64
 from ..probes.errors import OptionError
 from ..probes.readings.labels import LABELS
 from ..probes.runfile import Run
+from .documents import source_of_rows, unseen
 from .features.build import kept_rows
 
 FIT_SHARE = 0.25
@@ -54,26 +63,49 @@ class HeldOut:
     source: Int64[np.ndarray, " rows"]
     """Number of each row's source document, windows of one document counted as one."""
     kept: Bool[np.ndarray, " rows"]
+    judged: frozenset[int]
+    """Numbers of all source documents that may be measured on, `test` being cut at a number of rows."""
 
 
-def held_out(run: Run, options: EvaluateOptions) -> HeldOut:
+def held_out(
+    run: Run, options: EvaluateOptions, trainings: Iterable[Mapping[str, Any]] = ()
+) -> HeldOut:
     """Split a run's rows by source document; rows are contiguous within a document.
+
+    Args:
+        run: The run file.
+        options: How many rows.
+        trainings: What each dictionary says of its training (`metadata`).
 
     Raises:
         OptionError: There are fewer than two documents.
     """
-    names = [name.partition("#")[0] for name in run.tokens.names]
-    _, of_window = np.unique(names, return_inverse=True)
-    source = np.repeat(of_window, np.diff(run.tokens.offsets))
-    n_sources = int(of_window.max(initial=-1)) + 1
+    source = source_of_rows(run)
+    n_sources = int(source.max(initial=-1)) + 1
     if n_sources < 2:
         raise OptionError(
             f"{run.path.name} must hold at least 2 documents to be split, it holds {n_sources}."
         )
-    drawn = np.random.default_rng(options.seed).permutation(n_sources)
-    is_fit = np.isin(source, drawn[: max(round(n_sources * FIT_SHARE), 1)])
+    is_new = np.ones(len(source), dtype=bool)
+    for metadata in trainings:
+        is_new &= unseen(run, metadata)
+    if is_new.any() and not is_new.all():
+        is_fit = ~is_new
+    else:
+        drawn = np.random.default_rng(options.seed).permutation(n_sources)
+        is_fit = np.isin(source, drawn[: max(round(n_sources * FIT_SHARE), 1)])
     kept = kept_rows(run)
-    fit = np.flatnonzero(is_fit & kept)[: options.n_fit_rows]
+    fit = _some(np.flatnonzero(is_fit & kept), options)
     test = np.flatnonzero(~is_fit)
     enough = np.flatnonzero(kept[test].cumsum() >= options.n_rows)
-    return HeldOut(fit, test[: enough[0] + 1] if len(enough) else test, source, kept)
+    judged = frozenset(np.unique(source[test]).tolist())
+    return HeldOut(fit, test[: enough[0] + 1] if len(enough) else test, source, kept, judged)
+
+
+def _some(rows: Int64[np.ndarray, " all"], options: EvaluateOptions) -> Int64[np.ndarray, " fit"]:
+    """So many rows as baselines need, drawn evenly over the documents."""
+    if len(rows) <= options.n_fit_rows:
+        return rows
+    return np.sort(
+        np.random.default_rng(options.seed).choice(rows, options.n_fit_rows, replace=False)
+    )

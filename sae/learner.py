@@ -24,6 +24,9 @@ from .codes import SparseCodes
 from .errors import DivergedError
 from .schedule import ScheduleOptions
 
+Precision = Literal["float32", "bfloat16"]
+"""Type of a training's matrix products."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnOptions:
@@ -42,7 +45,7 @@ class LearnOptions:
     dead_after_rows: int = 10_000_000
     """A latent that has not fired for so many rows is dead (arXiv 2406.04093); at most a quarter of
     the training."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """Type of the matrix products; weights, codes and optimiser stay in float32."""
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from .architectures import sae_class
 from .base import default_learning_rate
-from .learner import LearnOptions
+from .learner import LearnOptions, Precision
 from .schedule import ScheduleOptions
 
 PUBLISHED_STEPS = 200_000
@@ -52,8 +52,9 @@ def sae_options(
 
 
 def learn_options(
-    architecture: str, *, d_sae: int, n_steps: int, learning_rate: float | None = None
-) -> LearnOptions:
+    architecture: str, *, d_sae: int, n_steps: int, learning_rate: float | None = None,
+    precision: Precision = "float32",
+) -> LearnOptions:  # fmt: skip
     """How an architecture learns.
 
     Args:
@@ -61,6 +62,7 @@ def learn_options(
         d_sae: Latents.
         n_steps: Steps of the training.
         learning_rate: In place of the published one.
+        precision: Type of the matrix products.
     """
     rate = learning_rate
     if rate is None:
@@ -70,6 +72,7 @@ def learn_options(
         schedule=ScheduleOptions(n_steps=n_steps),
         learning_rate=rate,
         betas=_BETAS.get(architecture, (0.9, 0.999)),
+        precision=precision,
     )
 
 

@@ -137,7 +137,7 @@ class _Session:
                 self._step(batch)
                 if progress is not None:
                     progress(trainer.step_count, trainer.n_steps, trainer.note())
-                if trainer.step_count % self._every == 0:
+                if trainer.step_count % self._every == 0 or trainer.step_count == trainer.n_steps:
                     self._checkpoint()
                 if trainer.step_count >= trainer.n_steps:
                     break

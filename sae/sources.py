@@ -11,12 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ..probes.errors import OptionError
 from ..probes.runfile import Run
+from .documents import kept_out
 from .errors import ActivationsError
 
 SAMPLE_ROWS = 16_384
@@ -66,18 +68,19 @@ class RunRows(RowSource):
         seed: Fixes the order.
         rank: Number of this process, of `n_ranks` that read every n-th batch each.
         n_ranks: Processes that train together.
+        held_out: Share of the documents that is left out, to be judged on (see `documents`).
 
     Raises:
         UnknownSiteError: The run lacks a site.
-        OptionError: Too few rows for one batch.
+        OptionError: Too few rows for one batch, or too few documents to hold any out.
     """
 
     def __init__(
         self, run: Run, sites: Sequence[str], *, batch_rows: int, seed: int = 0, rank: int = 0,
-        n_ranks: int = 1,
+        n_ranks: int = 1, held_out: float = 0.0,
     ) -> None:  # fmt: skip
         self._run, self.sites, self.batch_rows, self._seed = run, tuple(sites), batch_rows, seed
-        self._rank, self._n_ranks = rank, n_ranks
+        self._rank, self._n_ranks, self._held_out = rank, n_ranks, held_out
         for site in self.sites:
             if len(run.activations[site].row_shape) != 1:
                 raise ActivationsError(
@@ -85,6 +88,10 @@ class RunRows(RowSource):
                     "each; choose a site with one vector per token, such as layers.0.resid_post."
                 )
         self._n_rows = len(run.activations[self.sites[0]])
+        self._rows: Int64[np.ndarray, " training"] | None = None
+        if held_out:
+            self._rows = np.flatnonzero(~kept_out(run, held_out))
+            self._n_rows = len(self._rows)
         _require_a_batch(self._n_rows, batch_rows * n_ranks)
 
     @property
@@ -95,7 +102,11 @@ class RunRows(RowSource):
     def sample(self) -> dict[str, Tensor]:
         """Some rows of every site, the same each time."""
         size = min(SAMPLE_ROWS, self._n_rows)
-        return next(self._run.batches(list(self.sites), size, shuffle=True, seed=self._seed))
+        return next(
+            self._run.batches(
+                list(self.sites), size, shuffle=True, seed=self._seed, rows=self._rows
+            )
+        )
 
     def batches(self, start: int = 0) -> Iterator[dict[str, Tensor]]:
         """Batches from step `start` on."""
@@ -104,7 +115,7 @@ class RunRows(RowSource):
         while True:
             every = self._run.batches(
                 list(self.sites), self.batch_rows, shuffle=True, seed=self._seed + epoch,
-                drop_last=True,
+                drop_last=True, rows=self._rows,
             )  # fmt: skip
             stop = per_epoch * self._n_ranks
             yield from islice(every, skipped * self._n_ranks + self._rank, stop, self._n_ranks)
@@ -118,6 +129,7 @@ class RunRows(RowSource):
             "model": origin.model.get("name"),
             "weights_digest": origin.model.get("weights_digest"),
             "corpus": origin.corpus.get("description"),
+            "held_out": self._held_out,
             "n_rows": self._n_rows,
             "seed": self._seed,
             "batch_rows": self.batch_rows,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -11,14 +11,27 @@ from rich.table import Table
 from ..running import Terminal
 from . import options
 
+if TYPE_CHECKING:
+    from ..sae.comparison import SaeComparison
+
 Folders = Annotated[
     list[Path],
     typer.Option(
-        "--sae", "-s", help="Folder of a trained autoencoder (repeatable).", show_default=False
+        "--sae",
+        "-s",
+        help="Folder of an autoencoder, as fluoroscope, SAELens, sparsify or dictionary_learning "
+        "write it (repeatable).",
+        show_default=False,
     ),
 ]
 Folder = Annotated[
-    Path, typer.Option("--sae", "-s", help="Folder of the autoencoder.", show_default=False)
+    Path,
+    typer.Option(
+        "--sae",
+        "-s",
+        show_default=False,
+        help="Folder of the autoencoder, in any format that `sae eval` reads.",
+    ),
 ]
 Site = Annotated[
     str | None,
@@ -75,28 +88,24 @@ def eval(
     Example: fluoroscope sae eval held-out.h5 --sae topk32 --loss-tokens 0 --probe python-class
     """
     from ..probes import open_run
+    from ..probes.errors import OptionError
     from ..sae.evaluate import evaluate
     from ..sae.heldout import EvaluateOptions
 
     opened = open_run(run)
+    if len({folder.name for folder in sae}) < len(sae):
+        raise OptionError("Two folders have the same name, by which dictionaries are told apart.")
     held = {folder.name: _load(folder) for folder in sae}
     where = _site(opened, site, list(held.values()))
     chosen = EvaluateOptions(
         n_rows=rows, n_loss_tokens=loss_tokens, probe_label=probe, baselines=not no_baselines
     )
-    loaded = _model(opened, model, device) if loss_tokens else None
+    loaded = open_model_of(opened, model, device) if loss_tokens else None
     with terminal.track("Judging", "units") as progress:
         found = evaluate(opened, where, held, model=loaded, options=chosen, progress=progress)
     opened.add_result(name, found)
     terminal.wrote(run)
-    table = Table("dictionary", "L0", "FVU", "dead", "rise of loss (nats)", "CE recovered")
-    for i, label in enumerate(found.conditions):
-        table.add_row(
-            str(label), f"{found.l0[i]:.1f}", f"{found.fvu[i]:.4f}",
-            f"{found.n_dead[i] / found.d_sae[i]:.1%}", _number(found.delta_loss[i]),
-            _number(found.ce_score[i]),
-        )  # fmt: skip
-    terminal.show(table)
+    terminal.show(comparison_table(found))
     return {
         "result": name,
         "site": where,
@@ -104,9 +113,37 @@ def eval(
         "l0": found.l0.tolist(),
         "fvu": found.fvu.tolist(),
         "n_dead": found.n_dead.tolist(),
-        "delta_loss": [_plain(v) for v in found.delta_loss],
-        "ce_score": [_plain(v) for v in found.ce_score],
+        "delta_loss": [plain(v) for v in found.delta_loss],
+        "ce_score": [plain(v) for v in found.ce_score],
         "n_rows": found.n_rows,
+    }
+
+
+def comparison_table(found: SaeComparison) -> Table:
+    """A comparison for the terminal."""
+    table = Table("dictionary", "L0", "FVU", "dead", "rise of loss (nats)", "CE recovered")
+    for i, label in enumerate(found.conditions):
+        table.add_row(
+            str(label), f"{found.l0[i]:.1f}", f"{found.fvu[i]:.4f}",
+            f"{found.n_dead[i] / found.d_sae[i]:.1%}", _number(found.delta_loss[i]),
+            _number(found.ce_score[i]),
+        )  # fmt: skip
+    return table
+
+
+def comparison_document(found: SaeComparison, names: list[str]) -> dict[str, dict[str, Any]]:
+    """A comparison for `--json`: measurements by dictionary, those of `names`."""
+    return {
+        str(label): {
+            "fvu": float(found.fvu[i]),
+            "l0": float(found.l0[i]),
+            "n_dead": int(found.n_dead[i]),
+            "delta_loss": plain(found.delta_loss[i]),
+            "ce_score": plain(found.ce_score[i]),
+            "n_rows": found.n_rows,
+        }
+        for i, label in enumerate(found.conditions)
+        if str(label) in names
     }
 
 
@@ -144,7 +181,7 @@ def features(
     with terminal.track("Indexing", "rows") as progress:
         index = open_index(opened, where, held, name=sae.name, progress=progress)
     terminal.wrote(index.path)
-    loaded = None if no_model and text is None else _model(opened, model, device)
+    loaded = None if no_model and text is None else open_model_of(opened, model, device)
     if text is not None:
         return _ask(terminal, opened, index, held, where, loaded, text)
     with terminal.track("Cards", "features") as progress:
@@ -213,9 +250,9 @@ def _ask(
 
 
 def _load(folder: Path) -> Any:
-    from ..sae.storage import load_sae
+    from ..sae.other_formats import load_any
 
-    return load_sae(folder).eval()
+    return load_any(folder).eval()
 
 
 def _site(run: Any, given: str | None, saes: list[Any]) -> str:
@@ -238,7 +275,12 @@ def _site(run: Any, given: str | None, saes: list[Any]) -> str:
     return candidates.pop()
 
 
-def _model(run: Any, name: str | None, device: str | None) -> Any:
+def open_model_of(run: Any, name: str | None, device: str | None) -> Any:
+    """The model a run is of.
+
+    Raises:
+        FluoroscopeError: It is another model than the run was made with.
+    """
     from ..probes import open_model
 
     loaded = open_model(name, device=device)
@@ -253,7 +295,8 @@ def _token_text(run: Any) -> Any:
     return lambda token: token_text(vocabulary, int(token)) if token >= 0 else ""
 
 
-def _plain(value: Any) -> float | None:
+def plain(value: Any) -> float | None:
+    """A number for JSON, which has no NaN."""
     return None if value != value else float(value)
 
 

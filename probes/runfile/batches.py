@@ -22,6 +22,7 @@ def row_batches(
     block_rows: int,
     device: torch.device | str | None,
     drop_last: bool,
+    rows: Int64[np.ndarray, " chosen"] | None = None,
 ) -> Iterator[dict[str, torch.Tensor]]:
     """See `Run.batches`.
 
@@ -39,6 +40,10 @@ def row_batches(
         if shuffle
         else iter([np.arange(n_rows)])
     )
+    if rows is not None:
+        wanted = np.zeros(n_rows, dtype=bool)
+        wanted[rows] = True
+        orders = (order[wanted[order]] for order in orders)
     return _cut(sites, orders, size, device=device, drop_last=drop_last)
 
 

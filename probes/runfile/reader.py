@@ -146,6 +146,7 @@ class Run:
         block_rows: int = 1024,
         device: torch.device | str | None = None,
         drop_last: bool = False,
+        rows: Int64[np.ndarray, " chosen"] | None = None,
     ) -> Iterator[dict[str, torch.Tensor]]:
         """Batches of rows, every row once, several sites aligned by row.
 
@@ -162,6 +163,8 @@ class Run:
             block_rows: Rows that are read together.
             device: Where the tensors go; None for the CPU.
             drop_last: Whether a smaller last batch is left out.
+            rows: Numbers of the rows that are wanted; None for all. Which rows these are does not
+                change the order of the rest.
         """
         names = [sites] if isinstance(sites, str) else sites
         return row_batches(
@@ -173,6 +176,7 @@ class Run:
             block_rows=block_rows,
             device=device,
             drop_last=drop_last,
+            rows=rows,
         )
 
     def result(self, name: str, kind: type[R]) -> R:
