@@ -13,11 +13,29 @@ from ..probes.runfile.schema import dtype_name, to_numpy
 from ..probes.storable import text_array
 from .engine import Engine
 from .generation import Generation
+from .row_readings import Progress, read_rows, save_row_readings
 from .trace import save_traces
 
 
-def save_generations(run: Run, engine: Engine, generations: Sequence[Generation]) -> None:
+def save_generations(
+    run: Run,
+    engine: Engine,
+    generations: Sequence[Generation],
+    *,
+    keep_states: bool = True,
+    progress: Progress | None = None,
+) -> None:
     """Write an engine's generations to /trace/<engine>, replacing what is there.
+
+    Where they captured residual streams, rows of the text and refused drafts are read through the
+    layers as well (`row_readings.py`).
+
+    Args:
+        run: The run file.
+        engine: What decoded.
+        generations: One per prompt.
+        keep_states: Whether captured states of prompts and texts are kept themselves.
+        progress: Told of layers read.
 
     Raises:
         OptionError: There is nothing to save.
@@ -25,6 +43,7 @@ def save_generations(run: Run, engine: Engine, generations: Sequence[Generation]
     if not generations:
         raise OptionError("save_generations needs at least one generation.")
     name = engine.about.name
+    readings = [read_rows(engine.model, one, progress=progress) for one in generations]
     about = {
         "engine": name,
         "summary": engine.about.summary,
@@ -42,7 +61,12 @@ def save_generations(run: Run, engine: Engine, generations: Sequence[Generation]
             group, [g.prompt for g in generations], ids, [g.trace for g in generations], about
         )
         _save_outcomes(group.create_group("generations"), generations)
-        _save_states(group, generations)
+        if keep_states:
+            _save_states(group, generations)
+        known = [one for one in readings if one is not None]
+        if len(known) == len(readings):
+            counts = [sum(len(step.nodes) for step in one.trace.steps) for one in generations]
+            save_row_readings(group.create_group("rows"), known, counts)
 
 
 def _save_outcomes(group: h5py.Group, generations: Sequence[Generation]) -> None:

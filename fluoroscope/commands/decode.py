@@ -141,7 +141,8 @@ def decode(
         save_learned(chosen, learned)
         terminal.wrote(learned)
     if output is not None:
-        save_generations(open_or_make(output, opened), chosen, generations)
+        with terminal.track("Reading rows", "layers") as progress:
+            save_generations(open_or_make(output, opened), chosen, generations, progress=progress)
         terminal.wrote(output)
     if output is not None and report is not None:
         from ..reports import build_report
