@@ -6,18 +6,22 @@ from .compared import compared_runs
 from .degeneration import attention_degeneration, source_recall
 from .dictionaries import sae_comparison
 from .experts import expert_profile
-from .features import sae_features, sae_paths
-from .information import alignment, flow, geometry, loss, predictions
+from .features import sae_features
+from .head_geometry import alignment, geometry
+from .information_flow import flow
+from .information_loss import loss, predictions
 from .joint import sae_joint
 from .layers import layer_stats, next_token, self_check
 from .lens import lens
 from .massive import ablation_story, massive_activations
 from .moex import moex_comparison
+from .paths import sae_paths
 from .probes import linear_probe
 from .pruning import expert_effects
 from .sinks import attention_sinks
 from .subjects import subjects
-from .superposition import superposition_experiment, superposition_layers
+from .superposition import superposition_layers
+from .superposition_experiment import superposition_experiment
 from .synthetic import sae_synthetic
 from .training import sae_training
 
