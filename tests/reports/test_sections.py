@@ -157,11 +157,11 @@ def test_commands_that_add_results_exist() -> None:
         options = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
         used = {word for word in words if word.startswith("-")}
         assert used <= options, f"{line}: no such option as {sorted(used - options)}"
-        needed = [
-            one for one in command.params if one.required and one.param_type_name == "argument"
-        ]
-        given = [word for word in words if not word.startswith("-")]
-        assert len(given) >= len(needed), f"{line} lacks {[one.name for one in needed]}"
+        needed = [one for one in command.params if one.required]
+        arguments = [one for one in needed if one.param_type_name == "argument"]
+        for one in needed:
+            assert one in arguments or used & set(one.opts), f"{line} lacks {one.opts}"
+        assert len([word for word in words if not word.startswith("-")]) >= len(arguments), line
 
 
 def test_sections_are_drawn_for_odd_but_legal_results(tmp_path: Path) -> None:
