@@ -29,6 +29,7 @@ from .sections.engines import engines
 from .sections.generic import generic
 from .sections.trace import trace
 from .tokens import label
+from .verdict import by_question, verdict_of
 
 CHAPTERS = (
     "Decode trace",
@@ -104,6 +105,7 @@ def render(run: Run, *, only: Sequence[str] | None = None) -> str:
         provenance_json=_inert(run.provenance.as_dict()),
         chapters=[(c, [s for s in sections if s.chapter == c]) for c in CHAPTERS],
         sections=sections,
+        verdict=by_question(verdict_of(run, only)),
         pictures=to_svg(figures),
         specs={f.id: _inert(f.vega_lite()) for f in figures if f.chart is not None},
         csvs={f.id: _inert(f.csv()) for f in figures if f.n_rows},

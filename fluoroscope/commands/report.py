@@ -59,8 +59,9 @@ def report(
 
     Example: fluoroscope report out/run.h5 -o shared.html --redact text
     """
+    from ..probes import open_run
     from ..probes.errors import OptionError
-    from ..reports import build_report, print_pdf
+    from ..reports import build_report, print_pdf, verdict_of
 
     piped = output is not None and str(output) == "-"
     if piped and (pdf or open_ or terminal.json):
@@ -75,7 +76,8 @@ def report(
             sys.stdout.write(page.read_text(encoding="utf-8"))
         return {}
     page = build_report(run, output, only=only, max_mb=max_mb, redact=redact)
-    found = {"report": str(page), "n_bytes": page.stat().st_size}
+    found: dict[str, Any] = {"report": str(page), "n_bytes": page.stat().st_size}
+    found["verdict"] = [statement.as_dict() for statement in verdict_of(open_run(run), only)]
     terminal.wrote(page)
     terminal.show(f"Report: {page} ({page.stat().st_size / 1e6:.2f} MB)")
     if pdf:

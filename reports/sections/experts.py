@@ -121,12 +121,12 @@ def _ranked(stored: Stored, context: Context) -> Figure:
             "position": stored.ranked_position.tolist(),
             "dimension": stored.ranked_channel.tolist(),
             "gate weight": stored.ranked_gate.tolist(),
-            "texts whose first token comes here": _first_share(stored),
+            "share of texts whose first token comes here": _first_share(stored),
             "neurons": [", ".join(str(int(n)) for n in row if n >= 0) for row in stored.ranked_neurons],
             "adds": [", ".join(f"{v:.4g}" for v in row) for row in stored.ranked_contributions],
             "super weight": stored.ranked_weights[:, 0].tolist() if len(names) else [],
         },
-        n=f"the {len(names)} largest",
+        n=f"the {len(names)} largest of {stored.n_population}; {stored.n_texts} texts",
         source=f"{stored.source}/ranked_value",
     )  # fmt: skip
 
