@@ -7,6 +7,7 @@
     ```python raises=NAME       must raise that error
     ```python file=NAME         written to that file
     ```text output              standard output of the block before (of an error, its message)
+    ```text output within=0.3   the same, numbers up to 30 per cent: they hang on the text or machine
 
 Everything else is only shown. In an expected output `...` stands for anything, runs of blanks are
 equal, and numbers may differ by two per cent or by one in their last digit.
@@ -60,7 +61,7 @@ class Block:
 
     @property
     def is_output(self) -> bool:
-        return self.language == "text" and self.marks == "output"
+        return self.language == "text" and self.marks.split(" ")[0] == "output"
 
 
 def pages() -> list[Path]:
@@ -95,14 +96,14 @@ def links(page: Path) -> Iterator[str]:
                 yield str(inline.attrs["src"])
 
 
-def difference(expected: str, got: str) -> str | None:
+def difference(expected: str, got: str, *, within: float = TOLERANCE) -> str | None:
     """What is wrong with an output, or None."""
     pattern, wanted = _pattern(expected)
     match = re.fullmatch(pattern, _tidy(got), flags=re.DOTALL)
     if match is None:
         return f"expected:\n{expected}\ngot:\n{got}"
     for text, found in zip(wanted, match.groups(), strict=True):
-        if not _near(text, found):
+        if not _near(text, found, within):
             return f"expected {text}, got {found}; in full:\n{got}"
     return None
 
@@ -126,8 +127,8 @@ def _pattern(expected: str) -> tuple[str, list[str]]:
     return pattern, numbers
 
 
-def _near(expected: str, got: str) -> bool:
+def _near(expected: str, got: str, within: float) -> bool:
     a, b = (float(text.replace(",", "").rstrip(".")) for text in (expected, got))
     digits = len(expected.partition(".")[2]) if "e" not in expected.lower() else 0
     last = 10.0**-digits if digits else 0.0
-    return abs(a - b) <= max(TOLERANCE * abs(a), last * 1.001)
+    return abs(a - b) <= max(within * abs(a), last * 1.001)

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.docs.blocks import Block, difference
+from tests.docs.blocks import TOLERANCE, Block, difference
 
 WORKER = """
 import contextlib, io, json, sys, traceback
@@ -45,6 +45,11 @@ class Session:
         self._python: subprocess.Popen[str] | None = None
         self._output = ""
 
+    @property
+    def output(self) -> str:
+        """Standard output of the last block that ran."""
+        return self._output
+
     def __enter__(self) -> Session:
         return self
 
@@ -65,7 +70,8 @@ class Session:
             (self._folder / name).write_text(block.text, encoding="utf-8")
             return None
         if block.is_output:
-            return difference(block.text, self._output)
+            within = float(block.mark("within") or TOLERANCE)
+            return difference(block.text, self._output, within=within)
         if not block.runs:
             return None
         return self._bash(block) if block.language == "bash" else self._run_python(block)
