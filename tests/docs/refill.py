@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from itertools import groupby
 from pathlib import Path
 
 from tests.docs.blocks import Block, blocks
@@ -36,9 +37,24 @@ def refill(page: Path) -> list[str]:
                 wrong.append(f"{block.where}: {fault}")
     for block, output in reversed(found):
         end = block.line + len(block.text.splitlines())
-        lines[block.line : end] = [line.expandtabs(12).rstrip() for line in output.splitlines()]
+        lines[block.line : end] = aligned(output)
     page.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return wrong
+
+
+def aligned(output: str) -> list[str]:
+    """Lines with tabs as columns."""
+    found: list[str] = []
+    for has_tabs, group in groupby(output.splitlines(), lambda line: "\t" in line):
+        rows = [line.split("\t") for line in group]
+        if not has_tabs:
+            found += [row[0].rstrip() for row in rows]
+            continue
+        columns = max(map(len, rows))
+        widths = [max(len(row[n]) for row in rows if n < len(row)) for n in range(columns)]
+        padded = (map(str.ljust, row, widths) for row in rows)
+        found += ["  ".join(cells).rstrip() for cells in padded]
+    return found
 
 
 if __name__ == "__main__":

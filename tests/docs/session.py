@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import io
+import multiprocessing
 import os
 import subprocess
 import sys
+import traceback
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tests.docs.blocks import TOLERANCE, Block, difference
 
-WORKER = """
-import contextlib, io, json, sys, traceback
-asked, answers = sys.stdin, sys.stdout
-for line in asked:
-    given = json.loads(line)
-    out, failed = io.StringIO(), None
-    try:
-        with contextlib.redirect_stdout(out):
-            exec(compile(given["text"], given["where"], "exec"), globals())
-    except BaseException as error:
-        failed = [type(error).__name__, str(error), traceback.format_exc()]
-    answers.write(json.dumps([out.getvalue(), failed]) + "\\n")
-    answers.flush()
-"""
+WARM = ("torch", "transformers", "fluoroscope.probes", "fluoroscope.decoding", "tests.docs.session")
+"""Imported once; every page's Python is forked from there."""
+
+
+def serve(channel: Connection, folder: str, environment: dict[str, str]) -> None:
+    """A page's Python: takes blocks, answers with what they printed and what they raised."""
+    os.chdir(folder)
+    os.environ.update(environment)
+    sys.path.insert(0, folder)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    while True:
+        where, text = channel.recv()
+        out, failed = io.StringIO(), None
+        try:
+            with contextlib.redirect_stdout(out):
+                exec(compile(text, where, "exec"), namespace)
+        except BaseException as error:  # noqa: BLE001 - whatever a block raises is its answer
+            failed = (type(error).__name__, str(error), traceback.format_exc())
+        channel.send((out.getvalue(), failed))
 
 
 class Session:
@@ -42,7 +53,7 @@ class Session:
             "NO_COLOR": "1",
             "COLUMNS": "100",
         }
-        self._python: subprocess.Popen[str] | None = None
+        self._python: tuple[BaseProcess, Connection] | None = None
         self._output = ""
 
     @property
@@ -60,8 +71,9 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         if self._python is not None:
-            self._python.kill()
-            self._python.communicate()
+            self._python[0].kill()
+            self._python[0].join()
+            self._python[1].close()
 
     def take(self, block: Block) -> str | None:
         """Run, write or compare a block; what is wrong, or None."""
@@ -88,18 +100,18 @@ class Session:
         return None
 
     def _run_python(self, block: Block) -> str | None:
-        worker = self._worker()
-        assert worker.stdin is not None
-        assert worker.stdout is not None
-        worker.stdin.write(json.dumps({"text": block.text, "where": block.where}) + "\n")
-        worker.stdin.flush()
-        answer = worker.stdout.readline()
-        if not answer:
-            return f"Python ended: {worker.communicate()[1]}"
-        printed, failed = json.loads(answer)
+        process, channel = self._process()
+        channel.send((block.where, block.text))
+        try:
+            printed, failed = channel.recv()
+        except EOFError:
+            process.join()
+            return f"Python ended with {process.exitcode}"
         return self._judge(block.mark("raises"), printed, failed)
 
-    def _judge(self, wanted: str | None, printed: str, failed: list[Any] | None) -> str | None:
+    def _judge(
+        self, wanted: str | None, printed: str, failed: tuple[str, str, str] | None
+    ) -> str | None:
         self._output = printed
         if wanted is None:
             return None if failed is None else f"{failed[2]}"
@@ -108,11 +120,15 @@ class Session:
         self._output = f"{failed[0]}: {failed[1]}"
         return None if failed[0] == wanted else f"{wanted} expected, got:\n{failed[2]}"
 
-    def _worker(self) -> subprocess.Popen[str]:
+    def _process(self) -> tuple[BaseProcess, Connection]:
         if self._python is None:
-            self._python = subprocess.Popen(
-                [sys.executable, "-c", WORKER],
-                cwd=self._folder, env=self._environment, text=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(list(WARM))
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=serve, args=(theirs, str(self._folder), self._environment), daemon=True
+            )
+            process.start()
+            theirs.close()
+            self._python = process, ours
         return self._python
