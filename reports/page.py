@@ -61,6 +61,7 @@ def build_report(
     only: Sequence[str] | None = None,
     max_mb: float = MAX_MB,
     redact: Redact | None = None,
+    refresh_s: float | None = None,
 ) -> Path:
     """Draw a run file as one HTML page that works offline; no model is needed.
 
@@ -73,6 +74,8 @@ def build_report(
         max_mb: Refuse to write a page larger than this.
         redact: Replace texts by blocks of their length while numbers stay: "prompts", or "text" for
             all of them; see `redact.py`.
+        refresh_s: The page reads itself again after so many seconds, for a run that is still being
+            written; see `following.py`.
 
     Raises:
         RunFileError: The run file cannot be read.
@@ -84,7 +87,7 @@ def build_report(
     _require_known(opened, only)
     if redact is not None:
         opened = RedactedRun(opened, redact)
-    html = render(opened, only=only)
+    html = render(opened, only=only, refresh_s=refresh_s)
     size = len(html.encode()) / 1e6
     if size > max_mb:
         raise OptionError(
@@ -145,12 +148,15 @@ def render(run: Run, *, only: Sequence[str] | None = None, refresh_s: float | No
     )
 
 
-def figures_of(run: str | Path | Run, *, only: Sequence[str] | None = None) -> list[Figure]:
+def figures_of(
+    run: str | Path | Run, *, only: Sequence[str] | None = None, redact: Redact | None = None
+) -> list[Figure]:
     """The figures of a run's page, in its order.
 
     Args:
         run: A run file, or its path.
         only: Names of results or traces; None for all.
+        redact: Texts to replace by blocks; see `build_report`.
 
     Raises:
         RunFileError: The run file cannot be read.
@@ -158,6 +164,8 @@ def figures_of(run: str | Path | Run, *, only: Sequence[str] | None = None) -> l
     """
     opened = run if isinstance(run, Run) else open_run(run)
     _require_known(opened, only)
+    if redact is not None:
+        opened = RedactedRun(opened, redact)
     sections = _distinct(_sections(opened, _environment(), only))
     sections.sort(key=lambda section: CHAPTERS.index(section.chapter))
     return [figure for section in sections for figure in section.figures]

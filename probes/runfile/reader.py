@@ -25,6 +25,7 @@ from ..errors import (
     SchemaVersionError,
     UnknownSiteError,
 )
+from ..markup import table_html
 from ..results import Result
 from ..vocabulary import Vocabulary
 from .activations import Activations
@@ -37,6 +38,8 @@ from .schema import ROOT_KIND, SCHEMA
 from .verify import VerifyReport, verify_run
 
 R = TypeVar("R", bound=Result)
+MOST_TOLD = 12
+"""Names of sites, results or traces a notebook shows."""
 
 
 @dataclass(frozen=True)
@@ -263,6 +266,17 @@ class Run:
             f"Run({self.path.name}: {rows:,} tokens, {len(self.sites)} sites, "
             f"{len(self.results)} results, {len(self.traces)} traces, {state})"
         )
+
+    def _repr_html_(self) -> str:
+        rows = [(key, _told(value)) for key, value in self.summary().items()]
+        return table_html(repr(self), rows)
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, list):
+        more = f", ... ({len(value)})" if len(value) > MOST_TOLD else ""
+        return f"{', '.join(map(str, value[:MOST_TOLD]))}{more}" or "none"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 class _Sites(Mapping[str, Activations]):
