@@ -165,7 +165,7 @@ class Acceptance:
 def acceptance(run: Decoded) -> Acceptance | None:
     """Acceptance by depth; None where nothing was drafted."""
     nodes = run.nodes
-    if not len(nodes.get("token", ())):
+    if not len(nodes.get("step", ())):
         return None
     ok = nodes["accepted"].astype(bool)
     tried_here = tried(nodes)
