@@ -16,10 +16,11 @@ import h5py
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ...probes.readings.bootstrap import LEVEL, N_RESAMPLES, SEED
 from ...probes.runfile.h5 import array, members
 from .statement import Interval
 
+LEVEL, N_RESAMPLES, SEED = 0.95, 1000, 0
+"""Intervals as those of readings."""
 MIN_PROMPTS = 5
 """Prompts from which on intervals are over prompts; below they are over steps, and say so."""
 

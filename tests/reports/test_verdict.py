@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,10 +15,10 @@ from hypothesis import strategies as st
 from fluoroscope.probes import Provenance, Run, create_run, open_run
 from fluoroscope.probes.vocabulary import Vocabulary
 from fluoroscope.reports import verdict_of
-from fluoroscope.reports.page import render
+from fluoroscope.reports.page import _environment, _sections, render
 from fluoroscope.reports.redact import RedactedRun
 from fluoroscope.reports.section import Stored
-from fluoroscope.reports.verdict import Held, by_question, statements
+from fluoroscope.reports.verdict import Held, as_text, by_question, statements
 from fluoroscope.reports.verdict.decoded import (
     Decoded,
     acceptance,
@@ -589,14 +590,18 @@ def _write_trace(group: h5py.Group, per_step: int) -> None:
 
 def test_every_sentence_names_its_figure_source_and_uncertainty(run: Run) -> None:
     found = verdict_of(run)
-    html = render(run)
+    shown = {
+        name
+        for section in _sections(run, _environment(), None)
+        for name in (section.id, *(figure.id for figure in section.figures))
+    }
     spoken = {statement.source.split("/")[2] for statement in found}
     assert spoken >= {"massive_activations", "expert_effects", "superposition_layers", "plain"}
     with run.reading() as file:
         for statement in found:
             place, _, last = statement.source.rpartition("/")
             assert statement.source in file or last in file[place].attrs, statement
-            assert f'id="{statement.figure}"' in html, statement
+            assert statement.figure in shown, statement
             assert statement.uncertainty, statement
             assert statement.text.endswith("."), statement
             assert "nan" not in statement.text.lower().split(), statement
@@ -622,8 +627,26 @@ def test_numbers_stay_when_texts_are_hidden(run: Run) -> None:
 
 
 def test_the_page_begins_with_the_verdict(run: Run) -> None:
-    html = render(run)
+    few = ["layer_stats", "ablation_story", "plain"]
+    html = render(run, only=few)
     verdict = html.partition('aria-label="verdict"')[2].partition("</section>")[0]
-    assert verdict.count("<li>") == len(verdict_of(run))
+    assert verdict.count("<li>") == len(verdict_of(run, few)) == 3
     assert verdict.count('class="unsure"') == verdict.count("<li>") == verdict.count(">figure</a>")
     assert html.index('aria-label="verdict"') < html.index('class="section"')
+
+
+def test_a_report_tells_the_verdict_as_json_too(run: Run) -> None:
+    from typer.testing import CliRunner
+
+    from fluoroscope.cli import app
+
+    few = ["--only", "layer_stats", "--only", "ablation_story"]
+    made = CliRunner().invoke(app, ["report", str(run.path), "--json", *few])
+    assert made.exit_code == 0, made.output
+    told = json.loads(made.stdout)
+    found = told.get("result", told)["verdict"]
+    expected = verdict_of(run, ["layer_stats", "ablation_story"])
+    assert found == [statement.as_dict() for statement in expected]
+    text = as_text(expected)
+    assert text.count("\n  - ") == len(found)
+    assert text.splitlines()[0] == found[0]["question"]
