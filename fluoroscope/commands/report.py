@@ -82,7 +82,7 @@ def report(
     """
     from ..probes import open_run
     from ..probes.errors import OptionError
-    from ..reports import build_report, print_pdf, verdict_of
+    from ..reports import RedactedRun, build_report, print_pdf, verdict_of
 
     piped = output is not None and str(output) == "-"
     if watch and (piped or pdf):
@@ -104,7 +104,8 @@ def report(
         return {}
     page = build_report(run, output, only=only, max_mb=max_mb, redact=redact)
     found: dict[str, Any] = {"report": str(page), "n_bytes": page.stat().st_size}
-    found["verdict"] = [statement.as_dict() for statement in verdict_of(open_run(run), only)]
+    drawn = open_run(run) if redact is None else RedactedRun(open_run(run), redact)
+    found["verdict"] = [statement.as_dict() for statement in verdict_of(drawn, only)]
     terminal.wrote(page)
     terminal.show(f"Report: {page} ({page.stat().st_size / 1e6:.2f} MB)")
     if pdf:

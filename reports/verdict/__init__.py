@@ -51,4 +51,16 @@ def by_question(found: Iterable[Statement]) -> list[tuple[str, list[Statement]]]
     return list(groups.items())
 
 
-__all__ = ["Held", "Statement", "by_question", "statements", "verdict_of"]
+def as_text(found: Iterable[Statement]) -> str:
+    """The verdict for a terminal: questions, sentences below them, how sure each is in brackets."""
+    lines: list[str] = []
+    for question, those in by_question(found):
+        lines += [
+            "",
+            question,
+            *(f"  - {statement.text}\n    ({statement.uncertainty})" for statement in those),
+        ]
+    return "\n".join(lines[1:])
+
+
+__all__ = ["Held", "Statement", "as_text", "by_question", "statements", "verdict_of"]

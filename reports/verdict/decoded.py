@@ -16,10 +16,11 @@ import h5py
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ...probes.readings.bootstrap import LEVEL, N_RESAMPLES, SEED
 from ...probes.runfile.h5 import array, members
 from .statement import Interval
 
+LEVEL, N_RESAMPLES, SEED = 0.95, 1000, 0
+"""Intervals as those of readings."""
 MIN_PROMPTS = 5
 """Prompts from which on intervals are over prompts; below they are over steps, and say so."""
 
@@ -165,7 +166,7 @@ class Acceptance:
 def acceptance(run: Decoded) -> Acceptance | None:
     """Acceptance by depth; None where nothing was drafted."""
     nodes = run.nodes
-    if not len(nodes.get("token", ())):
+    if not len(nodes.get("step", ())):
         return None
     ok = nodes["accepted"].astype(bool)
     tried_here = tried(nodes)

@@ -24,10 +24,8 @@ def engine(held: Held) -> list[Statement]:
     traced = {name: run for name, run in held.traces.items() if run.n_tokens.sum() > 0}
     plain = traced.get(PLAIN)
     others = [run for name, run in traced.items() if name != PLAIN]
-    if not others:
-        return [_alone(plain)] if plain is not None else []
-    if plain is None and len(others) == 1:
-        return [_alone(others[0])]
+    if len(traced) < 2:
+        return [*map(_alone, traced.values()), *_surplus(held)]
     found = [_choice(others, plain)] if plain is not None else []
     found.append(_per_pass(others))
     if plain is not None:

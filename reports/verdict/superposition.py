@@ -41,7 +41,7 @@ def _layers(stored: Stored) -> list[Statement]:
     spread = f"{low:.0f}" if len(known) == 1 else f"{low:.0f} to {high:.0f}"
     capped = (
         f"; the dictionary's {cap} latents are the cap, so there may be more"
-        if high > NEAR_CAP * cap
+        if high >= NEAR_CAP * cap
         else ""
     )
     found = [

@@ -266,7 +266,7 @@ def _sites(seed: int) -> dict[str, np.ndarray]:
 
 def _experiment(seed: int) -> Experiment:
     return example(
-        Experiment, seed, experiment="toy", x_name="sparsity", question="Does F grow?",
+        Experiment, seed, experiment="toy", options="{}", x_name="sparsity", question="Does F grow?",
         group=np.repeat(["a", "b"], 12),
         extra_names=names("true features", "loss"), claim=names("first", "second"),
         claim_paper=names("yes", "no"), claim_verdict=names("confirmed", "undecided"),
