@@ -12,6 +12,7 @@ from fluoroscope.probes.errors import OptionError
 from fluoroscope.probes.runfile import Provenance
 from fluoroscope.reports import build_report
 from fluoroscope.reports.figure import Figure
+from fluoroscope.reports.packed import blocks
 from fluoroscope.reports.page import layout
 from fluoroscope.reports.section import read_stored
 from tests.reports.conftest import Opened
@@ -42,6 +43,9 @@ def test_hostile_text_is_only_ever_text(page: Path) -> None:
     inert = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', html, re.DOTALL)
     assert inert
     assert not any("<" in block for block in inert)
+    packed = list(blocks(html))
+    assert {kind for _, kind, _ in packed} == {"spoken", "kept"}
+    assert html.count("<script") == 1 + len(inert) + len(packed), "no other script element"
 
 
 def test_budgets(page: Path) -> None:
@@ -143,6 +147,7 @@ def test_the_policy_stops_what_is_injected(opened: Opened) -> None:
 def test_hover_and_focus_say_the_same(opened: Opened, where: str) -> None:
     item = opened.page.locator(where).first
     item.scroll_into_view_if_needed()
+    opened.page.wait_for_timeout(200)  # cards far away are laid out when they come near
     item.hover(force=True)
     hovered = opened.page.locator("#tip").text_content()
     assert hovered
