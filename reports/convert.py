@@ -1,21 +1,29 @@
-"""Charts to SVG, in one child process.
+"""Charts to SVG, PDF and PNG, in child processes.
 
 The converter aborts the whole process on some characters; in a child that becomes an error that names
-the figure. What comes back is parsed and reduced to an allow-list of SVG before it reaches a page.
+the figure. What comes back as SVG for a page is parsed, reduced to an allow-list and made small before
+it gets there.
 """
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from xml.etree import ElementTree
 
 from markupsafe import Markup
 
 from ..probes.errors import FluoroscopeError
-from .figure import Figure
+from .slim import Label, slim
+
+if TYPE_CHECKING:
+    from .figure import Figure
 
 SVG = "http://www.w3.org/2000/svg"
 ELEMENTS = {
@@ -29,53 +37,107 @@ ATTRIBUTES = {
     "clip-path", "offset", "stop-color", "role", "aria-label", "aria-roledescription", "aria-hidden",
     "stroke-miterlimit", "stroke-linecap", "preserveAspectRatio", "href", "dx", "dy", "rx", "ry",
 }  # fmt: skip
+Kind = Literal["svg", "pdf", "png"]
+PNG_SCALE = 2
+MOST_CHILDREN, CHARTS_PER_CHILD = 4, 12
+"""A child takes most of a second to start, which is what a dozen charts take."""
+CHILD = """
+import base64, json, sys
+import vl_convert
+draw = {
+    "svg": lambda spec: vl_convert.vegalite_to_svg(spec).encode(),
+    "pdf": lambda spec: vl_convert.vegalite_to_pdf(spec),
+    "png": lambda spec: vl_convert.vegalite_to_png(spec, scale=float(sys.argv[2])),
+}[sys.argv[1]]
+for line in sys.stdin:
+    print(">" + base64.b64encode(draw(json.loads(line))).decode(), flush=True)
+"""
 
 
 class ChartError(FluoroscopeError, RuntimeError):
     """A chart could not be drawn; the message names the figure."""
 
 
-def to_svg(figures: Sequence[Figure]) -> dict[str, Markup]:
-    """SVG by figure id, safe to put in a page.
+class Picture(NamedTuple):
+    """A chart as a page takes it."""
+
+    svg: Markup
+    """Small, safe SVG: one image with a text in its place."""
+    labels: list[Label]
+    """What its marks and axes say, for the script to put back."""
+
+
+def to_svg(figures: Sequence[Figure]) -> dict[str, Picture]:
+    """Pictures by figure id, safe to put in a page.
 
     Raises:
         ChartError: The converter failed on a figure.
     """
     drawn = [figure for figure in figures if figure.chart is not None]
-    if not drawn:
-        return {}
-    lines = "\n".join(json.dumps(figure.vega_lite()) for figure in drawn)
-    code = (
-        "import sys, json, vl_convert\n"
-        "for line in sys.stdin:\n"
-        "    print(json.dumps(vl_convert.vegalite_to_svg(json.loads(line))), flush=True)\n"
-    )
+    pictures = draw([(figure, figure.vega_lite()) for figure in drawn], "svg")
+    return {
+        figure.id: page_svg(
+            picture.decode(), label=figure.alt or figure.reading, prefix=f"picture-{at}"
+        )
+        for at, (figure, picture) in enumerate(zip(drawn, pictures, strict=True))
+    }
+
+
+def draw(charts: Sequence[tuple[Figure, dict[str, Any]]], kind: Kind) -> list[bytes]:
+    """Charts drawn by the converter, in their order.
+
+    Args:
+        charts: Figures (to name them in errors) and their specifications.
+        kind: What to draw them as.
+
+    Raises:
+        ChartError: The converter failed on a figure.
+    """
+    if not charts:
+        return []
+    most = min(os.cpu_count() or 1, MOST_CHILDREN, -(-len(charts) // CHARTS_PER_CHILD))
+    size = -(-len(charts) // most)
+    parts = [charts[start : start + size] for start in range(0, len(charts), size)]
+    with ThreadPoolExecutor(len(parts)) as pool:
+        drawn = list(pool.map(lambda part: _draw(part, kind), parts))
+    return [picture for part in drawn for picture in part]
+
+
+def _draw(charts: Sequence[tuple[Figure, dict[str, Any]]], kind: Kind) -> list[bytes]:
     done = subprocess.run(
-        [sys.executable, "-c", code], input=lines, capture_output=True, text=True, check=False
+        [sys.executable, "-c", CHILD, kind, str(PNG_SCALE)],
+        input="\n".join(json.dumps(spec) for _, spec in charts),
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    pictures = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('"')]
-    if len(pictures) < len(drawn):
-        failed = drawn[len(pictures)]
+    pictures = [base64.b64decode(l[1:]) for l in done.stdout.splitlines() if l.startswith(">")]
+    if len(pictures) < len(charts):
+        failed = charts[len(pictures)][0]
         raise ChartError(
             f"Figure {failed.id} ({failed.question}) could not be drawn: the converter ended with "
             f"code {done.returncode}. {done.stderr.strip()[-300:]}"
         )
-    return {
-        figure.id: clean_svg(picture, label=figure.alt or figure.reading, prefix=figure.id)
-        for figure, picture in zip(drawn, pictures, strict=True)
-    }
+    return pictures
 
 
-def clean_svg(svg: str, *, label: str, prefix: str) -> Markup:
-    """SVG reduced to known elements and attributes, ids made unique, sized by its view box."""
+def page_svg(svg: str, *, label: str, prefix: str) -> Picture:
+    """SVG for a page: known elements and attributes only, ids unique, small, sized by its view box.
+
+    Args:
+        svg: What the converter drew.
+        label: What stands in the picture's place.
+        prefix: Put before every id.
+    """
     ElementTree.register_namespace("", SVG)
     root = ElementTree.fromstring(svg)
     _clean(root, prefix)
     for name in ("width", "height"):
         root.attrib.pop(name, None)
-    root.set("role", "group")
+    labels = slim(root)
+    root.set("role", "img")
     root.set("aria-label", label)
-    return Markup(ElementTree.tostring(root, encoding="unicode"))
+    return Picture(Markup(ElementTree.tostring(root, encoding="unicode")), labels)
 
 
 def _clean(element: ElementTree.Element, prefix: str) -> None:

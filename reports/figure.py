@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,16 @@ import altair as alt
 from markupsafe import Markup
 
 from ..probes.errors import OptionError
-from .theme import config
+from ..probes.runfile.atomic import replacing
+from .convert import draw
+from .theme import LIGHT, config
+from .tokens import printable
 
 Column = list[Any]
+FORMATS = ("svg", "pdf", "png", "csv", "vega-lite")
+"""What a figure can be written as."""
+ENDINGS = {"vega-lite": "vl.json"}
+"""Endings of files that are not the name of their format."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,44 +77,61 @@ class Figure:
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(self.data)
         writer.writerows(zip(*self.data.values(), strict=True))
-        return out.getvalue()
+        return out.getvalue().encode(errors="backslashreplace").decode()
+
+    @cached_property
+    def _specification(self) -> dict[str, Any]:
+        if self.chart is None:
+            raise OptionError(f"Figure {self.id} has no chart; its numbers are in .csv().")
+        return _drawable(self.chart.to_dict(validate=False)) | {"config": config()}
 
     def vega_lite(self) -> dict[str, Any]:
-        """The chart's specification, themed.
+        """The chart's specification, themed; its texts without characters that cannot be drawn.
 
         Raises:
             OptionError: The figure has no chart.
         """
-        if self.chart is None:
-            raise OptionError(f"Figure {self.id} has no chart; its numbers are in .csv().")
-        spec = self.chart.to_dict()
-        return spec | {"config": config()}
+        return dict(self._specification)
 
     def save(self, path: str | Path) -> Path:
         """Write the figure; the ending chooses: .svg .png .pdf .json (Vega-Lite) .csv.
 
+        The file appears whole or not at all. Pictures are drawn in the light palette.
+
         Raises:
             OptionError: Another ending, or a picture of a figure without chart.
+            ChartError: The converter failed.
         """
-        import vl_convert
-
         path = Path(path)
         match path.suffix:
             case ".csv":
-                path.write_text(self.csv(), encoding="utf-8")
+                data = self.csv().encode()
             case ".json":
-                path.write_text(json.dumps(self.vega_lite(), indent=1), encoding="utf-8")
-            case ".svg":
-                path.write_text(vl_convert.vegalite_to_svg(_printable(self)), encoding="utf-8")
-            case ".png":
-                path.write_bytes(vl_convert.vegalite_to_png(_printable(self), scale=2))
-            case ".pdf":
-                path.write_bytes(vl_convert.vegalite_to_pdf(_printable(self)))
+                data = json.dumps(self.vega_lite(), indent=1).encode()
+            case ".svg" | ".png" | ".pdf" as ending:
+                data = draw([(self, self.on_paper(white=ending == ".png"))], ending[1:])[0]
             case other:
                 raise OptionError(
                     f"A figure is saved as svg, png, pdf, json or csv, got {other!r}."
                 )
+        with replacing(path) as partial:
+            partial.write_bytes(data)
         return path
+
+    def on_paper(self, *, white: bool = False) -> dict[str, Any]:
+        """The specification with the light theme's colours in place of the page's variables.
+
+        Args:
+            white: Whether the ground is painted; it is left out otherwise.
+
+        Raises:
+            OptionError: The figure has no chart.
+        """
+        text = json.dumps(self.vega_lite())
+        for number, colour in enumerate(LIGHT, start=1):
+            text = text.replace(f"var(--series-{number})", colour)
+        spec = json.loads(text.replace("currentColor", LIGHT[-1]))
+        return spec | {"background": "white"} if white else spec
 
     def _repr_html_(self) -> str:
         from .notebook import figure_html
@@ -123,10 +148,10 @@ def cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)
 
 
-def _printable(figure: Figure) -> dict[str, Any]:
-    """The specification with the page's colour variables replaced by the light theme's colours."""
-    text = json.dumps(figure.vega_lite())
-    light = ("#0072b2", "#d55e00", "#007a59", "#a8407a", "#111111")
-    for number, colour in enumerate(light, start=1):
-        text = text.replace(f"var(--series-{number})", colour)
-    return json.loads(text.replace("currentColor", "#111111"))
+def _drawable(value: Any) -> Any:
+    """A specification whose texts hold no character that aborts the converter or mirrors a label."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable(str(key)): _drawable(held) for key, held in value.items()}
+    return [_drawable(held) for held in value] if isinstance(value, list | tuple) else value

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,18 @@ from ..probes.runfile import Run, open_run
 from ..probes.runfile.atomic import replacing
 from ..probes.runfile.h5 import members, subgroup
 from ..probes.runfile.invocations import invocations
-from .convert import to_svg
+from .columns import inert
+from .convert import Picture, to_svg
 from .figure import Figure
+from .packed import block, take_tips, tree
 from .redact import Redact, RedactedRun
 from .section import Context, Section, read_stored
 from .sections import ADDED_BY, RENDERERS
 from .sections.engines import engines
 from .sections.generic import generic
-from .sections.trace import trace
-from .tokens import label
+from .sections.trace import ID as TRACE
+from .sections.trace import traces
+from .tokens import label, printable
 
 CHAPTERS = (
     "Decode trace",
@@ -45,6 +49,9 @@ CHAPTERS = (
 
 TABLE_ROWS = 50
 MAX_MB = 10.0
+STANDING = 64
+"""Figures of a section that stand in the page (a dictionary's index and 21 cards); the script makes
+the others when a reader comes near."""
 
 
 def build_report(
@@ -90,32 +97,126 @@ def build_report(
     return target
 
 
-def render(run: Run, *, only: Sequence[str] | None = None) -> str:
-    """The page's HTML."""
+@dataclass(frozen=True)
+class Shown:
+    """A figure as it stands in the page."""
+
+    figure: Figure
+    layout: str
+    body: Markup
+    """Picture, caption and table; empty where the script makes them later."""
+
+
+def render(run: Run, *, only: Sequence[str] | None = None, refresh_s: float | None = None) -> str:
+    """The page's HTML.
+
+    Args:
+        run: The run, redacted or not.
+        only: Names of results or traces to show; None shows all.
+        refresh_s: The page reads itself again after so many seconds; None: it never does.
+    """
     environment = _environment()
-    sections = sorted(_sections(run, environment, only), key=lambda s: CHAPTERS.index(s.chapter))
-    figures = [figure for section in sections for figure in section.figures]
-    style, script = _static("report.css"), _static("report.js")
+    sections = _distinct(_sections(run, environment, only))
+    sections.sort(key=lambda section: CHAPTERS.index(section.chapter))
+    pictures = to_svg([figure for section in sections for figure in section.figures])
+    shown, blocks = {}, {}
+    for section in sections:
+        shown[section.id], blocks[section.id] = _shown_figures(section, pictures, environment)
+    viewer = any(section.id == TRACE for section in sections)
+    styles = [_static(name) for name in ("report.css", *(("trace.css",) if viewer else ()))]
+    scripts = [_static(name) for name in ("report.js", *(("trace.js",) if viewer else ()))]
     return environment.get_template("page.html.j2").render(
         title=label(run.path.stem),
         run=run,
         summary=_summary(run),
         provenance=_provenance(run),
-        provenance_json=_inert(run.provenance.as_dict()),
+        provenance_json=inert(run.provenance.as_dict()),
         chapters=[(c, [s for s in sections if s.chapter == c]) for c in CHAPTERS],
         sections=sections,
-        pictures=to_svg(figures),
-        specs={f.id: _inert(f.vega_lite()) for f in figures if f.chart is not None},
-        csvs={f.id: _inert(f.csv()) for f in figures if f.n_rows},
+        shown=shown,
+        blocks=blocks,
         missing=_missing(run) if only is None else [],
-        layouts={section.id: layout(section.figures) for section in sections},
         warnings=[*_warnings(run), *(w for s in sections for w in s.warnings)],
-        table_rows=TABLE_ROWS,
-        style=Markup(style),
-        script=Markup(script),
-        style_hash=_hash(style),
-        script_hash=_hash(script),
+        styles=[Markup(style) for style in styles],
+        scripts=[Markup(script) for script in scripts],
+        style_hashes=[_hash(style) for style in styles],
+        script_hashes=[_hash(script) for script in scripts],
+        viewer=viewer,
+        later=sum(not one.body for figures in shown.values() for one in figures),
+        refresh_s=refresh_s,
     )
+
+
+def figures_of(run: str | Path | Run, *, only: Sequence[str] | None = None) -> list[Figure]:
+    """The figures of a run's page, in its order.
+
+    Args:
+        run: A run file, or its path.
+        only: Names of results or traces; None for all.
+
+    Raises:
+        RunFileError: The run file cannot be read.
+        OptionError: `only` names what is not there.
+    """
+    opened = run if isinstance(run, Run) else open_run(run)
+    _require_known(opened, only)
+    sections = _distinct(_sections(opened, _environment(), only))
+    sections.sort(key=lambda section: CHAPTERS.index(section.chapter))
+    return [figure for section in sections for figure in section.figures]
+
+
+def _distinct(sections: Iterator[Section]) -> list[Section]:
+    """Sections whose ids, and those of their figures, are all different: names of results are free."""
+    seen: Counter[str] = Counter()
+
+    def own(name: str) -> str:
+        seen[name] += 1
+        return name if seen[name] == 1 else own(f"{name}-{seen[name]}")
+
+    return [
+        replace(
+            section,
+            id=own(section.id),
+            figures=tuple(replace(figure, id=own(figure.id)) for figure in section.figures),
+        )
+        for section in sections
+    ]
+
+
+def _shown_figures(
+    section: Section, pictures: dict[str, Picture], environment: Environment
+) -> tuple[list[Shown], dict[str, Markup]]:
+    """A section's figures, and the compressed blocks that belong to them."""
+    module: Any = environment.get_template("figure.html.j2").module
+    shown = []
+    spoken: dict[str, Any] = {}
+    kept: dict[str, Any] = {}
+    later: dict[str, Any] = {}
+    for at, (figure, css) in enumerate(zip(section.figures, layout(section.figures), strict=True)):
+        fragment, tips = (None, None) if figure.html is None else take_tips(figure.html)
+        picture = pictures.get(figure.id)
+        body = module.body(
+            figure=figure,
+            picture=picture and picture.svg,
+            fragment=fragment,
+            right=figure.numeric(),
+            rows=figure.rows(TABLE_ROWS),
+            table_rows=TABLE_ROWS,
+        )
+        spoken[figure.id] = {
+            "labels": picture.labels if picture else [],
+            "names": tips.names if tips else [],
+            "rows": tips.rows if tips else [],
+        }
+        kept[figure.id] = {
+            "csv": figure.csv(),
+            "spec": None if figure.chart is None else figure.vega_lite(),
+        }
+        if at >= STANDING:
+            later[figure.id] = tree(body)
+        shown.append(Shown(figure, css, Markup("") if at >= STANDING else body))
+    parts = {"spoken": spoken, "kept": kept, "later": later}
+    return shown, {kind: block(value) for kind, value in parts.items() if value}
 
 
 def _sections(run: Run, environment: Environment, only: Sequence[str] | None) -> Iterator[Section]:
@@ -128,8 +229,8 @@ def _sections(run: Run, environment: Environment, only: Sequence[str] | None) ->
         shown = [name for name in run.traces if only is None or name in only]
         if len(shown) > 1:
             yield engines({name: subgroup(file, f"trace/{name}") for name in shown})
-        for name in shown:
-            yield trace(name, subgroup(file, f"trace/{name}"), context, alone=len(shown) == 1)
+        if shown:
+            yield traces({name: subgroup(file, f"trace/{name}") for name in shown}, context)
         for name in sorted(run.results, key=_place):
             if only is None or name in only:
                 stored = read_stored(name, subgroup(file, f"results/{name}"))
@@ -142,16 +243,19 @@ def _place(name: str) -> tuple[int, str]:
 
 
 def _environment() -> Environment:
-    environment = Environment(
+    return Environment(
         loader=PackageLoader("fluoroscope.reports"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_printable,
     )
-    environment.globals["figure_rows"] = Figure.rows
-    environment.globals["numeric"] = Figure.numeric
-    return environment
+
+
+def _printable(value: Any) -> Any:
+    """What a template writes: strings without control and bidirectional characters."""
+    return printable(value) if type(value) is str else value
 
 
 def _static(name: str) -> str:
@@ -160,14 +264,6 @@ def _static(name: str) -> str:
 
 def _hash(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _inert(value: Any) -> Markup:
-    """JSON that cannot end its script element or be taken for markup."""
-    text = json.dumps(value, sort_keys=True)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
 
 
 def _shown(value: Any) -> str:

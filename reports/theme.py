@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 SERIES = tuple(f"var(--series-{number})" for number in range(1, 6))
+LIGHT = ("#0072b2", "#c24e00", "#007a59", "#a8407a", "#111111")
+"""The series' colours on white, as in report.css; the last is also the colour of text."""
 HEAT = "viridis"
 WIDTH, HEIGHT = 440, 220
 """Near the width of half a row, so that labels come out at the size they are set in."""

@@ -39,6 +39,11 @@ def plain(text: str) -> str:
     return "".join(c if c in " \n" else _show(c) for c in text)
 
 
+def printable(text: str) -> str:
+    """Any text with its control and bidirectional characters written out; other text as it is."""
+    return text if text.isprintable() else plain(text)
+
+
 def label(text: str, *, longest: int | None = 80) -> str:
     """A name, a sentence or a file name: as `visible`, but spaces stay spaces."""
     return visible(text, longest=longest).replace("·", " ")

@@ -34,50 +34,115 @@
   addEventListener("scroll", hide, { passive: true });
 
   // One tab stop per stream, grid and chart; arrows move inside.
-  const groups = [
-    ...all(".stream").map((root) => ({ root, items: all(".tok", root), columns: 1 })),
-    ...all(".grid").map((root) => ({ root, items: all("td", root), columns: all("tbody tr:first-child td", root).length })),
-    ...all(".chart svg").map((root) => ({ root, items: all("[aria-roledescription][aria-label]", root).filter((el) => !/axis|legend|title|line mark|area mark/.test(el.getAttribute("aria-roledescription"))), columns: 1 })),
-  ].filter((group) => group.items.length);
-  for (const { root, items, columns } of groups) {
-    items.forEach((el, i) => el.setAttribute("tabindex", i ? "-1" : "0"));
-    root.addEventListener("keydown", (e) => {
-      const at = items.indexOf(document.activeElement);
-      if (at < 0) return;
-      const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, Home: -at, End: items.length - 1 - at }[e.key];
-      if (step === undefined) return;
-      e.preventDefault();
-      const next = items[Math.min(Math.max(at + step, 0), items.length - 1)];
-      items[at].setAttribute("tabindex", "-1");
-      next.setAttribute("tabindex", "0");
-      next.focus();
-      next.scrollIntoView({ block: "nearest", inline: "nearest" });
-    });
-  }
+  const arm = (place) => {
+    const groups = [
+      ...all(".stream:not([data-trace])", place).map((root) => ({ root, items: all(".tok", root), columns: 1 })),
+      ...all(".grid", place).map((root) => ({ root, items: all("td", root), columns: all("tbody tr:first-child td", root).length })),
+      ...all(".chart svg", place).map((root) => ({ root, items: all("[aria-roledescription][aria-label]", root).filter((el) => !/axis|legend|title|line mark|area mark/.test(el.getAttribute("aria-roledescription"))), columns: 1 })),
+    ].filter((group) => group.items.length);
+    for (const { root, items, columns } of groups) {
+      items.forEach((el, i) => el.setAttribute("tabindex", i ? "-1" : "0"));
+      root.addEventListener("keydown", (e) => {
+        const at = items.indexOf(document.activeElement);
+        if (at < 0) return;
+        const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, Home: -at, End: items.length - 1 - at }[e.key];
+        if (step === undefined) return;
+        e.preventDefault();
+        const next = items[Math.min(Math.max(at + step, 0), items.length - 1)];
+        items[at].setAttribute("tabindex", "-1");
+        next.setAttribute("tabindex", "0");
+        next.focus();
+        next.scrollIntoView({ block: "nearest", inline: "nearest" });
+      });
+    }
+    for (const select of all("select.channel", place)) select.addEventListener("change", () => recolour(select));
+  };
 
-  // A token opens the draft of its step.
-  const openDraft = (el) => {
-    const tok = el.closest && el.closest(".stream .tok");
-    if (!tok) return;
-    for (const draft of all(".drafts details")) {
-      if (draft.dataset.of === tok.closest(".stream").id) draft.open = draft.dataset.step === tok.dataset.step;
+  // Colour channels of grids.
+  const recolour = (select) => {
+    const root = byId(select.dataset.for);
+    root.dataset.channel = select.value;
+    for (const el of all("[data-tip]", root)) {
+      for (let i = 0; i < 9; i++) el.classList.remove(`h${i}`);
+      if (select.value !== "none") el.classList.add(`h${el.dataset[select.value]}`);
     }
   };
-  document.addEventListener("click", (e) => openDraft(e.target));
-  document.addEventListener("keydown", (e) => { if (e.key === "Enter") openDraft(e.target); });
 
-  // Colour channels of streams and grids.
-  for (const select of all("select.channel")) {
-    select.addEventListener("change", () => {
-      const root = byId(select.dataset.for);
-      root.dataset.channel = select.value;
-      const letter = root.classList.contains("grid") ? "h" : "q";
-      for (const el of all("[data-tip]", root)) {
-        for (let i = 0; i < 9; i++) el.classList.remove(letter + i);
-        if (select.value !== "none") el.classList.add(letter + el.dataset[select.value]);
+  // Compressed blocks: what marks say and tooltips (put in place below), CSV and specifications (opened
+  // when asked for), figures far down (made when a reader comes near).
+  const inflate = async (section, kind) => {
+    const held = document.querySelector(`script[data-of="${CSS.escape(section)}"][data-kind="${kind}"]`);
+    if (!held || !self.DecompressionStream) return {};
+    const bytes = Uint8Array.from(atob(held.textContent), (c) => c.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+  };
+  const opened = new Map();
+  const block = (section, kind) => {
+    const name = `${kind} ${section}`;
+    if (!opened.has(name)) opened.set(name, inflate(section, kind));
+    return opened.get(name);
+  };
+  const sectionOf = (figure) => figure.closest("main > section").id;
+
+  const speak = (figure, { labels, names, rows }) => {
+    const svg = figure.querySelector(".chart svg");
+    if (svg && labels.length) {
+      const parts = svg.querySelectorAll("*");
+      svg.setAttribute("role", "group");
+      for (const [at, kind, text] of labels) {
+        parts[at].setAttribute("role", "graphics-symbol");
+        parts[at].setAttribute("aria-roledescription", kind);
+        parts[at].setAttribute("aria-label", text);
       }
-    });
-  }
+    }
+    all("[data-t]", figure).forEach((el, i) => names.forEach((name, k) => {
+      if (rows[i][k] !== null) el.dataset[name] = rows[i][k];
+    }));
+    menu(figure);
+    arm(figure);
+  };
+
+  const SVG = "http://www.w3.org/2000/svg";
+  const make = (node, space) => {
+    if (typeof node === "string") return document.createTextNode(node);
+    const [tag, attributes, ...children] = node;
+    const own = tag === "svg" ? SVG : space, el = document.createElementNS(own, tag);
+    for (const [name, value] of Object.entries(attributes)) el.setAttribute(name, value);
+    el.append(...children.map((child) => make(child, own)));
+    return el;
+  };
+  const complete = async (figure) => {
+    if (!figure.hasAttribute("data-later")) return;
+    figure.removeAttribute("data-later");
+    const section = sectionOf(figure), [later, spoken] = await Promise.all([block(section, "later"), block(section, "spoken")]);
+    if (!later[figure.id]) return;
+    figure.querySelector(":scope > .note").replaceWith(...later[figure.id].map((node) => make(node, document.documentElement.namespaceURI)));
+    speak(figure, spoken[figure.id]);
+  };
+  const near = new IntersectionObserver((entries) => {
+    for (const entry of entries) if (entry.isIntersecting) { near.unobserve(entry.target); complete(entry.target); }
+  }, { rootMargin: "1200px" });
+
+  // A figure's menu: table, files, its place in the run file.
+  const menu = (figure) => {
+    const place = figure.querySelector(".menu"), table = figure.querySelector("details:has(> .scroll > .numbers)");
+    if (!place || !self.DecompressionStream) return;
+    const question = figure.querySelector("h3").textContent;
+    const add = (text, data) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = text;
+      button.setAttribute("aria-label", `${text}: ${question}`);
+      Object.assign(button.dataset, data);
+      place.insertBefore(button, place.lastElementChild);
+    };
+    if (table) { add("table", { table: "" }); add("CSV", { save: "csv", name: figure.id }); }
+    if (figure.querySelector(".chart svg")) {
+      add("SVG", { save: "svg", name: figure.id });
+      add("Vega-Lite", { save: "json", name: figure.id });
+    }
+    if (figure.querySelector("figcaption code")?.textContent) add("copy path", { path: "" });
+  };
 
   // Theme, kept in memory only.
   const themes = ["auto", "light", "dark"], button = byId("theme");
@@ -91,16 +156,21 @@
 
   // Search over sections and figures.
   const search = byId("search");
-  search.addEventListener("input", () => {
+  const sift = () => {
     const wanted = search.value.trim().toLowerCase();
     for (const section of all("main > .section")) {
-      const cards = all("figure, article.card", section);
+      const cards = all("figure, article.card, .viewer", section);
       const hits = cards.filter((card) => card.textContent.toLowerCase().includes(wanted));
       const own = section.querySelector("h2").textContent.toLowerCase().includes(wanted);
       cards.forEach((card) => card.toggleAttribute("data-filtered", !!wanted && !own && !hits.includes(card)));
       const any = own || hits.length || (!cards.length && section.textContent.toLowerCase().includes(wanted));
       section.toggleAttribute("data-filtered", !!wanted && !any);
     }
+  };
+  search.addEventListener("input", async () => {
+    sift();
+    await Promise.all(all("figure[data-later]").map(complete));
+    sift();
   });
 
   const keys = byId("keys"), help = byId("help");
@@ -122,13 +192,36 @@
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   };
-  document.addEventListener("click", (e) => {
-    const kind = e.target.dataset?.save, name = e.target.dataset?.name;
+  // A picture that stands alone: the theme's colours in it, and a size.
+  const alone = (svg) => {
+    const style = getComputedStyle(document.documentElement), copy = svg.cloneNode(true);
+    const [, , width, height] = svg.getAttribute("viewBox").split(" ");
+    copy.setAttribute("width", width);
+    copy.setAttribute("height", height);
+    copy.querySelectorAll("[tabindex]").forEach((el) => el.removeAttribute("tabindex"));
+    const colour = (name) => style.getPropertyValue(name).trim();
+    return new XMLSerializer().serializeToString(copy)
+      .replace(/var\((--series-\d)\)/g, (_, name) => colour(name))
+      .replaceAll("currentColor", colour("--ink"));
+  };
+  const copyText = (el) => {
+    getSelection().selectAllChildren(el);
+    navigator.clipboard?.writeText(el.textContent).then(() => { live.textContent = `copied ${el.textContent}`; }, () => {});
+  };
+  document.addEventListener("click", async (e) => {
+    const { save: kind, name, table, path } = e.target.dataset ?? {};
+    const figure = e.target.closest?.("figure");
+    if (table !== undefined) {
+      const details = figure.querySelector("details:has(> .scroll > .numbers)");
+      details.open = !details.open;
+      if (details.open) details.querySelector(".scroll").focus();
+    }
+    if (path !== undefined) copyText(figure.querySelector("figcaption code"));
     if (!kind) return;
-    const block = (attribute) => JSON.parse(document.querySelector(`script[${attribute}="${CSS.escape(name)}"]`).textContent);
-    if (kind === "csv") save(`${name}.csv`, "text/csv", block("data-csv"));
-    if (kind === "json") save(`${name}.vl.json`, "application/json", JSON.stringify(block("data-spec"), null, 1));
-    if (kind === "svg") save(`${name}.svg`, "image/svg+xml", new XMLSerializer().serializeToString(byId(name).querySelector(".chart svg")));
+    if (kind === "svg") return save(`${name}.svg`, "image/svg+xml", alone(figure.querySelector(".chart svg")));
+    const { csv, spec } = (await block(sectionOf(figure), "kept"))[name];
+    if (kind === "csv") save(`${name}.csv`, "text/csv", csv);
+    if (kind === "json") save(`${name}.vl.json`, "application/json", JSON.stringify(spec, null, 1));
   });
 
   // Where we are, in the navigation.
@@ -146,5 +239,19 @@
   addEventListener("beforeprint", () => all("details").forEach((d) => {
     if (d.querySelectorAll("tbody tr").length <= 30) d.open = true;
   }));
-  document.body.dataset.ready = "true";
+  // Last: what marks say and tooltips, section after section; then the page is ready.
+  const prepare = async () => {
+    if (!self.DecompressionStream) byId("old").hidden = false;
+    const sections = all("main > section");
+    const told = await Promise.all(sections.map((section) => block(section.id, "spoken")));
+    // In one go, so that the browser lays the page out once.
+    for (const [i, section] of sections.entries()) {
+      const spoken = told[i];
+      for (const figure of all("figure:not([data-later])", section)) if (spoken[figure.id]) speak(figure, spoken[figure.id]);
+      all(":scope > :not(.figures)", section).forEach(arm);
+    }
+    all("figure[data-later]").forEach((figure) => near.observe(figure));
+    document.body.dataset.ready = "true";
+  };
+  prepare();
 })();

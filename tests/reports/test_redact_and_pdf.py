@@ -1,5 +1,6 @@
 """Pages without their texts, and pages on paper."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -13,6 +14,7 @@ from fluoroscope.probes.readings import find_massive, logit_lens, next_token, te
 from fluoroscope.probes.results import Result, described
 from fluoroscope.probes.runfile.invocations import Invocation, add_invocation
 from fluoroscope.reports import BrowserError, RedactedRun, build_report, print_pdf
+from fluoroscope.reports.packed import blocks as blocks_of
 from fluoroscope.reports.pdf import find_browser
 from fluoroscope.reports.redact import BLOCK, IDS, LONGEST, blocks
 from tests.families import tiny_module
@@ -58,7 +60,14 @@ def secret(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def numbers(html: str) -> list[str]:
     """Numeric cells of the tables, in order."""
-    return re.findall(r'<td class="n"><bdi>([^<]*)</bdi>', html)
+    return re.findall(r"<td>([^<]*)</td>", html)
+
+
+def packed_tips(html: str) -> list[str]:
+    """Tooltips in the page's compressed blocks."""
+    spoken = [value for _, kind, value in blocks_of(html) if kind == "spoken"]
+    figures = [figure for section in spoken for figure in section.values()]
+    return [row[f["names"].index("tip")] for f in figures for row in f["rows"]]
 
 
 def read(html: str) -> str:
@@ -88,9 +97,11 @@ def test_no_text_is_told_and_every_number_stays(secret: Path, tmp_path: Path) ->
 def test_tokens_cannot_be_read_off_ids_or_candidates(secret: Path, tmp_path: Path) -> None:
     """The prompt's letters are told apart in the page, and not in the redacted one."""
     hidden = build_report(secret, tmp_path / "hidden.html", redact="text").read_text()
-    tips = re.findall(r'data-tip="([^"]*)"', hidden)
+    tips = re.findall(r'data-tip="([^"]*)"', hidden) + packed_tips(hidden)
     assert len(tips) > 50
-    shown = {word for tip in tips for word in re.findall(r"\(id (\d+)", tip)}
+    shared = json.loads(hidden.partition('id="trace-shared">')[2].partition("</script>")[0])
+    shown = shared["ids"]
+    assert set("".join(shared["words"])) == {BLOCK}
     run = open_run(secret)
     n = len(run.vocabulary)
     assert min(int(one) for one in shown) >= n
@@ -100,7 +111,7 @@ def test_tokens_cannot_be_read_off_ids_or_candidates(secret: Path, tmp_path: Pat
 
 def test_hidden_prompts_leave_the_rest(secret: Path, tmp_path: Path) -> None:
     html = build_report(secret, tmp_path / "prompts.html", redact="prompts").read_text()
-    stream = html.partition('class="stream"')[2].partition("</p>")[0]
+    stream = html.partition('class="stream"')[2].partition("</div>")[0]
     prompt, _, made = stream.partition('class="tok')
     assert re.sub(r"<[^>]*>|[^<]*>", "", prompt).count(BLOCK) == len(PROMPT)
     assert "zanzibar" not in html

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fluoroscope.probes.errors import OptionError
 from fluoroscope.reports.charts import as_rows, bars, dots, heat, lines
-from fluoroscope.reports.convert import ELEMENTS, SVG, clean_svg, to_svg
+from fluoroscope.reports.convert import ELEMENTS, SVG, page_svg, to_svg
 from fluoroscope.reports.figure import Figure
 from fluoroscope.reports.tokens import label, plain, visible
 
@@ -74,20 +74,28 @@ def test_all_kinds_of_chart_become_clean_svg() -> None:
         Figure(id=key, question=key, reading=key, data={}, chart=chart)
         for key, chart in charts.items()
     ]
-    for key, svg in to_svg(figures).items():
-        root = ElementTree.fromstring(str(svg))
+    for key, picture in to_svg(figures).items():
+        root = ElementTree.fromstring(str(picture.svg))
         assert all(node.tag.removeprefix(f"{{{SVG}}}") in ELEMENTS for node in root.iter())
         assert root.get("aria-label") == key
-        marks = [n for n in root.iter() if n.get("aria-roledescription") and n.get("aria-label")]
-        assert len(marks) >= 2, "marks carry labels for tooltips and screen readers"
+        assert root.get("role") == "img"
+        assert len(picture.labels) >= 2, "marks have labels for tooltips and screen readers"
+        parts = list(root.iter())[1:]
+        for label_ in picture.labels:
+            assert parts[label_.element].tag.removeprefix(f"{{{SVG}}}") in {
+                "g",
+                "path",
+                "circle",
+                "line",
+            }
 
 
 def test_svg_is_reduced_to_what_is_known() -> None:
     bad = (
         f'<svg xmlns="{SVG}" onload="x()"><script>x()</script><foreignObject/>'
-        '<image href="http://x/y.png"/><g id="a" style="x"/><path fill="url(#a)"/></svg>'
+        '<image href="http://x/y.png"/><defs id="a" style="x"/><path d="M0,0h1" fill="url(#a)"/></svg>'
     )
-    cleaned = str(clean_svg(bad, label="l", prefix="p"))
+    cleaned = str(page_svg(bad, label="l", prefix="p").svg)
     for gone in ("script", "foreignObject", "onload", "http://x/", "style"):
         assert gone not in cleaned
     assert 'id="p-a"' in cleaned
@@ -138,13 +146,13 @@ def test_legends_axes_and_names_can_be_read() -> None:
         Figure(id="d", question="q", reading="r", data={},
                chart=dots(names, y="name", x="x", low="low", high="high")),
     ])  # fmt: skip
-    legend = ElementTree.fromstring(str(drawn["l"]))
+    legend = ElementTree.fromstring(str(drawn["l"].svg))
     shown = [node.text for node in legend.iter(f"{{{SVG}}}text")]
     assert {"one", "two"} <= set(shown)
-    bar = ElementTree.fromstring(str(drawn["b"]))
+    bar = ElementTree.fromstring(str(drawn["b"].svg))
     labels = [node.text for node in bar.iter(f"{{{SVG}}}text") if (node.text or "").isdigit()]
     assert labels[:4] == ["0", "4", "8", "12"]
-    dot = ElementTree.fromstring(str(drawn["d"]))
+    dot = ElementTree.fromstring(str(drawn["d"].svg))
     assert "a name of some length" in [node.text for node in dot.iter(f"{{{SVG}}}text")]
     sizes = [float(svg.get("viewBox", "").split()[2]) for svg in (legend, dot)]
     assert abs(sizes[0] - sizes[1]) < 90, "names and plot together are about one width"
