@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 import shlex
 from collections import Counter
@@ -22,6 +21,7 @@ from ..probes.runfile import Run, open_run
 from ..probes.runfile.atomic import replacing
 from ..probes.runfile.h5 import members, subgroup
 from ..probes.runfile.invocations import invocations
+from .columns import inert
 from .convert import Picture, to_svg
 from .figure import Figure
 from .packed import block, take_tips, tree
@@ -30,7 +30,8 @@ from .section import Context, Section, read_stored
 from .sections import ADDED_BY, RENDERERS
 from .sections.engines import engines
 from .sections.generic import generic
-from .sections.trace import trace
+from .sections.trace import ID as TRACE
+from .sections.trace import traces
 from .tokens import label, printable
 from .verdict import by_question, verdict_of
 
@@ -125,13 +126,15 @@ def render(run: Run, *, only: Sequence[str] | None = None, refresh_s: float | No
     shown, blocks = {}, {}
     for section in sections:
         shown[section.id], blocks[section.id] = _shown_figures(section, pictures, environment)
-    style, script = _static("report.css"), _static("report.js")
+    viewer = any(section.id == TRACE for section in sections)
+    styles = [_static(name) for name in ("report.css", *(("trace.css",) if viewer else ()))]
+    scripts = [_static(name) for name in ("report.js", *(("trace.js",) if viewer else ()))]
     return environment.get_template("page.html.j2").render(
         title=label(run.path.stem),
         run=run,
         summary=_summary(run),
         provenance=_provenance(run),
-        provenance_json=_inert(run.provenance.as_dict()),
+        provenance_json=inert(run.provenance.as_dict()),
         chapters=[(c, [s for s in sections if s.chapter == c]) for c in CHAPTERS],
         sections=sections,
         verdict=by_question(verdict_of(run, only)),
@@ -139,12 +142,13 @@ def render(run: Run, *, only: Sequence[str] | None = None, refresh_s: float | No
         blocks=blocks,
         missing=_missing(run) if only is None else [],
         warnings=[*_warnings(run), *(w for s in sections for w in s.warnings)],
+        styles=[Markup(style) for style in styles],
+        scripts=[Markup(script) for script in scripts],
+        style_hashes=[_hash(style) for style in styles],
+        script_hashes=[_hash(script) for script in scripts],
+        viewer=viewer,
         later=sum(not one.body for figures in shown.values() for one in figures),
         refresh_s=refresh_s,
-        style=Markup(style),
-        script=Markup(script),
-        style_hash=_hash(style),
-        script_hash=_hash(script),
     )
 
 
@@ -235,8 +239,8 @@ def _sections(run: Run, environment: Environment, only: Sequence[str] | None) ->
         shown = [name for name in run.traces if only is None or name in only]
         if len(shown) > 1:
             yield engines({name: subgroup(file, f"trace/{name}") for name in shown})
-        for name in shown:
-            yield trace(name, subgroup(file, f"trace/{name}"), context, alone=len(shown) == 1)
+        if shown:
+            yield traces({name: subgroup(file, f"trace/{name}") for name in shown}, context)
         for name in sorted(run.results, key=_place):
             if only is None or name in only:
                 stored = read_stored(name, subgroup(file, f"results/{name}"))
@@ -270,14 +274,6 @@ def _static(name: str) -> str:
 
 def _hash(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _inert(value: Any) -> Markup:
-    """JSON that cannot end its script element or be taken for markup."""
-    text = json.dumps(value, sort_keys=True)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
 
 
 def _shown(value: Any) -> str:

@@ -1,9 +1,9 @@
-"""What an engine drafted: acceptance by depth, confidence and uncertainty, and every step's tree."""
+"""What engines drafted: acceptance by depth, confidence, doubt and sibling, and the time it took."""
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import h5py
 import numpy as np
@@ -11,150 +11,178 @@ import numpy as np
 from ...probes.runfile.h5 import array, members
 from ..charts import as_rows, lines
 from ..figure import Figure
-from ..section import Context
+from ..tokens import label
 
-MAX_TREES = 60
+ID = "drafting"
 N_BINS = 10
+MAX_SERIES = 5
+"""Engines drawn in one chart; the table has all."""
+Z95 = 1.959964
+"""Two-sided 95 % point of the normal distribution."""
 
 
-def drafting_figures(prefix: str, group: h5py.Group) -> list[Figure]:
-    """Acceptance of drafted tokens; none where nothing was drafted."""
-    nodes = {name: array(group, f"nodes/{name}") for name in members(group, "nodes")}
-    if not len(nodes["token"]):
-        return []
-    tried, parent_entropy = _tried(nodes), _parent_entropy(group, nodes)
-    source = f"{group.name}/nodes"
-    depths = nodes["depth"][tried]
-    confidence = nodes["draft_prob"][tried]
-    accepted = nodes["accepted"][tried]
-    by_depth = _rates(depths, accepted, np.unique(depths))
-    bins = np.minimum((confidence * N_BINS).astype(int), N_BINS - 1)
-    by_trust = _rates(bins, accepted, np.arange(N_BINS))
-    nats = np.minimum(parent_entropy[tried].astype(int), 7)
-    by_entropy = _rates(nats, accepted, np.arange(8))
-    share = f"{accepted.mean():.0%} of {len(accepted)} tokens whose parent was accepted"
-    return [
-        _figure(
-            f"{prefix}-depth", "How deep are drafts accepted?", "depth", by_depth,
-            f"Accepted: {share}.", source,
-        ),
-        _figure(
-            f"{prefix}-calibration", "Is the drafter's confidence honest?", "confidence",
-            [((b + 0.5) / N_BINS, rate, n) for b, rate, n in by_trust],
-            "A calibrated drafter lies on the diagonal.", source,
-        ),
-        _figure(
-            f"{prefix}-uncertain", "Are drafts accepted where the target is sure?",
-            "entropy before the token (nats)", by_entropy,
-            "Acceptance against the target's entropy at the parent, in bins of one nat.", source,
-        ),
-        _times(prefix, group),
+@dataclass(frozen=True)
+class Drafted:
+    """Drafted tokens about which something was decided: their parent is text."""
+
+    engine: str
+    depth: np.ndarray
+    """1 right after the text."""
+    confidence: np.ndarray
+    """The drafter's, q."""
+    entropy: np.ndarray
+    """The target's before the token, nats."""
+    sibling: np.ndarray
+    """Rank among its siblings by confidence, from 1."""
+    accepted: np.ndarray
+
+
+def drafting_figures(groups: Mapping[str, h5py.Group]) -> list[Figure]:
+    """Acceptance of drafted tokens, engine by engine; none where nothing was drafted."""
+    found = [_drafted(name, group) for name, group in groups.items() if len(group["nodes/token"])]
+    if not found:
+        return [_times(groups)]
+    shares = "; ".join(
+        f"{one.engine} {one.accepted.mean():.0%} of {len(one.accepted)}" for one in found
+    )
+    errors = "; ".join(f"{one.engine} {_calibration_error(one):.2f}" for one in found)
+    figures = [
+        _figure("depth", "How deep are drafts accepted?", "depth (tokens)", found,
+                {one.engine: one.depth for one in found},
+                f"Accepted of the tokens whose parent was text: {shares}."),
+        _figure("calibration", "Is the drafter's confidence honest?", "confidence q", found,
+                {one.engine: _centre(one.confidence) for one in found},
+                f"A calibrated drafter lies on the diagonal; mean distance from it (ECE): {errors}."),
+        _figure("uncertain", "Are drafts accepted where the target is sure?",
+                "entropy before the token (nats)", found,
+                {one.engine: np.minimum(one.entropy.astype(int), 7) for one in found},
+                "Acceptance against the target's entropy before the token, in bins of one nat."),
     ]  # fmt: skip
-
-
-def drafted_trees(group: h5py.Group, prompt: int, context: Context) -> tuple[list[dict], int]:
-    """The trees of a prompt's steps as text, and how many steps are left out.
-
-    One line per node: what was drafted, how sure drafter and target were, and what became of it.
-    """
-    steps = {name: array(group, f"steps/{name}") for name in ("prompt", "n_drafted", "n_accepted")}
-    nodes = {name: array(group, f"nodes/{name}") for name in members(group, "nodes")}
-    sources = json.loads(str(group["nodes"].attrs.get("sources", "[]")))
-    mine = np.flatnonzero((steps["prompt"] == prompt) & (steps["n_drafted"] > 0))
-    found = []
-    for number, step in enumerate(mine[:MAX_TREES].tolist()):
-        rows = np.flatnonzero(nodes["step"] == step)
-        found.append({
-            "step": step,
-            "number": number,
-            "n_drafted": int(steps["n_drafted"][step]),
-            "n_accepted": int(steps["n_accepted"][step]),
-            "text": _tree_text(nodes, rows, sources, context),
-        })
-    return found, max(0, len(mine) - MAX_TREES)
-
-
-def _tree_text(
-    nodes: dict[str, np.ndarray], rows: np.ndarray, sources: list[str], context: Context
-) -> str:
-    children: dict[int, list[int]] = defaultdict(list)
-    for place, row in enumerate(rows.tolist()):
-        children[int(nodes["parent"][row])].append(place)
-    text: list[str] = []
-
-    def write(place: int, indent: int) -> None:
-        row = rows[place]
-        mark = "✓" if nodes["accepted"][row] else "·"
-        source = sources[int(nodes["source"][row])] if sources else ""
-        text.append(
-            f"{mark} {'│ ' * indent}{context.token(int(nodes['token'][row]))}  "
-            f"draft {float(nodes['draft_prob'][row]):.0%}, target "
-            f"{float(nodes['target_prob'][row]):.1%}{', ' if source else ''}{source}"
+    branching = [one for one in found if one.sibling.max() > 1]
+    if branching:
+        firsts = "; ".join(
+            f"{one.engine} {one.accepted[one.sibling > 1].sum() / max(one.accepted.sum(), 1):.0%}"
+            for one in branching
         )
-        for child in children[place]:
-            write(child, indent + 1)
+        figures.append(_figure(
+            "sibling", "Which sibling wins?", "rank among its siblings by q", branching,
+            {one.engine: np.minimum(one.sibling, 8) for one in branching},
+            f"Share of accepted tokens that were not the drafter's first choice: {firsts}.",
+        ))  # fmt: skip
+    return [*figures, _times(groups)]
 
-    for place in children[-1]:
-        write(place, 0)
-    return "\n".join(text)
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    share, z2 = successes / n, Z95**2
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 * np.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
 
 
-def _tried(nodes: dict[str, np.ndarray]) -> np.ndarray:
-    """Nodes about which something was decided: their parent is text."""
+def _drafted(name: str, group: h5py.Group) -> Drafted:
+    nodes = {key: array(group, f"nodes/{key}") for key in members(group, "nodes")}
     first = np.searchsorted(nodes["step"], nodes["step"])
     at = np.where(nodes["parent"] < 0, 0, first + nodes["parent"])
-    return (nodes["parent"] < 0) | nodes["accepted"][at]
-
-
-def _parent_entropy(group: h5py.Group, nodes: dict[str, np.ndarray]) -> np.ndarray:
-    """The target's entropy before each node: its parent's, or that of the step's first token."""
+    tried = (nodes["parent"] < 0) | nodes["accepted"][at]
     token_step, entropy = array(group, "tokens/step"), array(group, "tokens/entropy")
     at_root = entropy[np.minimum(np.searchsorted(token_step, nodes["step"]), len(entropy) - 1)]
-    first = np.searchsorted(nodes["step"], nodes["step"])
-    at = np.where(nodes["parent"] < 0, 0, first + nodes["parent"])
-    return np.where(nodes["parent"] < 0, at_root, nodes["entropy"][at])
+    before = np.where(nodes["parent"] < 0, at_root, nodes["entropy"][at])
+    return Drafted(
+        label(name, longest=40),
+        nodes["depth"][tried],
+        nodes["draft_prob"][tried],
+        before[tried],
+        _sibling_rank(nodes)[tried],
+        nodes["accepted"][tried],
+    )
 
 
-def _rates(
-    bins: np.ndarray, accepted: np.ndarray, places: np.ndarray
-) -> list[tuple[float, float, int]]:
-    return [
-        (float(place), float(accepted[bins == place].mean()), int((bins == place).sum()))
-        for place in places
-        if (bins == place).any()
+def _sibling_rank(nodes: dict[str, np.ndarray]) -> np.ndarray:
+    """Place of each node among those of the same parent, the most trusted first."""
+    order = np.lexsort((-nodes["draft_prob"], nodes["parent"], nodes["step"]))
+    step, parent = nodes["step"][order], nodes["parent"][order]
+    fresh = np.r_[True, (step[1:] != step[:-1]) | (parent[1:] != parent[:-1])]
+    start = np.maximum.accumulate(np.where(fresh, np.arange(len(order)), 0))
+    rank = np.empty(len(order), dtype=int)
+    rank[order] = np.arange(len(order)) - start + 1
+    return rank
+
+
+def _centre(confidence: np.ndarray) -> np.ndarray:
+    """Middle of the bin of each confidence."""
+    return (np.minimum((confidence * N_BINS).astype(int), N_BINS - 1) + 0.5) / N_BINS
+
+
+def _calibration_error(one: Drafted) -> float:
+    """Expected calibration error: distance of confidence and acceptance in equal bins, by size."""
+    bins = _centre(one.confidence)
+    parts = [
+        abs(float(one.confidence[bins == b].mean() - one.accepted[bins == b].mean()))
+        * float((bins == b).mean())
+        for b in np.unique(bins)
     ]
+    return sum(parts)
 
 
 def _figure(
     name: str,
     question: str,
     axis: str,
-    rates: list[tuple[float, float, int]],
+    found: list[Drafted],
+    bins: Mapping[str, np.ndarray],
     reading: str,
-    source: str,
 ) -> Figure:
-    x, y, n = zip(*rates, strict=True)
+    """Share accepted by bin and engine, with Wilson's intervals in the table."""
+    table: dict[str, list] = {
+        "engine": [], axis: [], "share accepted": [], "low": [], "high": [], "drafted tokens": [],
+    }  # fmt: skip
+    for one in found:
+        places = bins[one.engine]
+        for place in np.unique(places):
+            accepted = one.accepted[places == place]
+            low, high = wilson(int(accepted.sum()), len(accepted))
+            row = (one.engine, place.item(), float(accepted.mean()), low, high, len(accepted))
+            for key, value in zip(table, row, strict=True):
+                table[key].append(value)
+    drawn = [one.engine for one in found[:MAX_SERIES]]
+    rows = [row for row in as_rows(**table) if row["engine"] in drawn]
+    alone = len(found) == 1
+    band = ("low", "high") if alone else None
     return Figure(
-        id=name,
+        id=f"{ID}-{name}",
         question=question,
         reading=reading,
-        chart=lines(as_rows(**{axis: x, "share accepted": y}), x=axis, y="share accepted"),
-        data={axis: list(x), "share accepted": list(y), "drafted tokens": list(n)},
-        n=f"{sum(n)} drafted tokens",
-        source=source,
+        chart=lines(
+            rows, x=axis, y="share accepted", band=band, series=None if alone else "engine"
+        ),
+        data=table,
+        n=f"{sum(table['drafted tokens'])} drafted tokens",
+        interval="Wilson 95 %, as if tokens were independent" + ("" if alone else "; in the table"),
+        source="/trace/*/nodes",
+        notes=() if len(found) <= MAX_SERIES else (f"{MAX_SERIES} of {len(found)} engines drawn",),
     )
 
 
-def _times(prefix: str, group: h5py.Group) -> Figure:
-    total = float(array(group, "steps/seconds").sum())
-    draft = float(array(group, "steps/seconds_draft").sum())
-    verify = float(array(group, "steps/seconds_verify").sum())
-    parts = {"drafting": draft, "target's passes": verify, "rest": total - draft - verify}
+def _times(groups: Mapping[str, h5py.Group]) -> Figure:
+    table: dict[str, list] = {
+        "engine": [], "drafting (s)": [], "target's passes (s)": [], "rest (s)": [], "total (s)": [],
+    }  # fmt: skip
+    readings = []
+    for name, group in groups.items():
+        total, draft, verify = (
+            float(array(group, f"steps/{key}").sum())
+            for key in ("seconds", "seconds_draft", "seconds_verify")
+        )
+        row = (label(name, longest=40), draft, verify, total - draft - verify, total)
+        for key, value in zip(table, row, strict=True):
+            table[key].append(value)
+        readings.append(f"{row[0]} {verify / max(total, 1e-9):.0%} of {total:.1f} s")
     return Figure(
-        id=f"{prefix}-phases",
+        id=f"{ID}-phases",
         question="Where does the time go?",
-        reading=", ".join(f"{name} {part / max(total, 1e-9):.0%}" for name, part in parts.items())
-        + f" of {total:.1f} s. The rest is acceptance, learning and the trace.",
-        data={"part": list(parts), "seconds": list(parts.values())},
-        source=f"{group.name}/steps",
+        reading=f"Share of the target's passes: {'; '.join(readings)}. The rest is acceptance, "
+        "learning and the trace.",
+        data=table,
+        source="/trace/*/steps",
     )

@@ -36,7 +36,7 @@
   // One tab stop per stream, grid and chart; arrows move inside.
   const arm = (place) => {
     const groups = [
-      ...all(".stream", place).map((root) => ({ root, items: all(".tok", root), columns: 1 })),
+      ...all(".stream:not([data-trace])", place).map((root) => ({ root, items: all(".tok", root), columns: 1 })),
       ...all(".grid", place).map((root) => ({ root, items: all("td", root), columns: all("tbody tr:first-child td", root).length })),
       ...all(".chart svg", place).map((root) => ({ root, items: all("[aria-roledescription][aria-label]", root).filter((el) => !/axis|legend|title|line mark|area mark/.test(el.getAttribute("aria-roledescription"))), columns: 1 })),
     ].filter((group) => group.items.length);
@@ -58,25 +58,13 @@
     for (const select of all("select.channel", place)) select.addEventListener("change", () => recolour(select));
   };
 
-  // A token opens the draft of its step.
-  const openDraft = (el) => {
-    const tok = el.closest && el.closest(".stream .tok");
-    if (!tok) return;
-    for (const draft of all(".drafts details")) {
-      if (draft.dataset.of === tok.closest(".stream").id) draft.open = draft.dataset.step === tok.dataset.step;
-    }
-  };
-  document.addEventListener("click", (e) => openDraft(e.target));
-  document.addEventListener("keydown", (e) => { if (e.key === "Enter") openDraft(e.target); });
-
-  // Colour channels of streams and grids.
+  // Colour channels of grids.
   const recolour = (select) => {
     const root = byId(select.dataset.for);
     root.dataset.channel = select.value;
-    const letter = root.classList.contains("grid") ? "h" : "q";
     for (const el of all("[data-tip]", root)) {
-      for (let i = 0; i < 9; i++) el.classList.remove(letter + i);
-      if (select.value !== "none") el.classList.add(letter + el.dataset[select.value]);
+      for (let i = 0; i < 9; i++) el.classList.remove(`h${i}`);
+      if (select.value !== "none") el.classList.add(`h${el.dataset[select.value]}`);
     }
   };
 
@@ -170,7 +158,7 @@
   const sift = () => {
     const wanted = search.value.trim().toLowerCase();
     for (const section of all("main > .section")) {
-      const cards = all("figure, article.card", section);
+      const cards = all("figure, article.card, .viewer", section);
       const hits = cards.filter((card) => card.textContent.toLowerCase().includes(wanted));
       const own = section.querySelector("h2").textContent.toLowerCase().includes(wanted);
       cards.forEach((card) => card.toggleAttribute("data-filtered", !!wanted && !own && !hits.includes(card)));

@@ -25,7 +25,7 @@ from fluoroscope.reports.sections.lens import lens
 from fluoroscope.reports.sections.massive import ablation_story, massive_activations
 from fluoroscope.reports.sections.probes import linear_probe
 from fluoroscope.reports.sections.sinks import attention_sinks
-from fluoroscope.reports.sections.trace import trace
+from fluoroscope.reports.sections.trace import traces
 from tests.families import tiny_module
 from tests.tokenizers_ import byte_tokenizer
 
@@ -292,15 +292,15 @@ def test_a_trace_counts_tokens_per_pass_and_finds_the_doubt(
         entropy = group["tokens/entropy"][()][prompts == 0]
         n, passes = len(prompts), int(group["generations/n_forward"][()].sum())
         seconds = group["generations/seconds"][()].sum()
-        section = trace("plain", group, Context(run, run.vocabulary, context.macros))
+        section = traces({"plain": group}, Context(run, run.vocabulary, context.macros))
     assert section.tiles[0].value == f"{n / passes:.2f}"
     assert section.tiles[1].value == f"{n / seconds:.1f}"
     assert section.verdict.startswith(f"2 prompts, {n} tokens with engine plain")
     peak = int(np.argmax(entropy))
     assert f"highest, {entropy[peak]:.2f}, before" in by_id(section, "entropy").reading
     assert f"(token {peak})" in by_id(section, "entropy").reading
-    streams = context.macros.given  # type: ignore[attr-defined]
-    counts = [len(given["tokens"]) for given in streams]
+    (given,) = context.macros.given  # type: ignore[attr-defined]
+    counts = [sum(len(block) for block in made["blocks"]) for made in given["generations"]]
     assert counts == [int((prompts == number).sum()) for number in (0, 1)]
 
 

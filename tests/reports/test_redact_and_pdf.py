@@ -1,5 +1,6 @@
 """Pages without their texts, and pages on paper."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -98,7 +99,9 @@ def test_tokens_cannot_be_read_off_ids_or_candidates(secret: Path, tmp_path: Pat
     hidden = build_report(secret, tmp_path / "hidden.html", redact="text").read_text()
     tips = re.findall(r'data-tip="([^"]*)"', hidden) + packed_tips(hidden)
     assert len(tips) > 50
-    shown = {word for tip in tips for word in re.findall(r"\(id (\d+)", tip)}
+    shared = json.loads(hidden.partition('id="trace-shared">')[2].partition("</script>")[0])
+    shown = shared["ids"]
+    assert set("".join(shared["words"])) == {BLOCK}
     run = open_run(secret)
     n = len(run.vocabulary)
     assert min(int(one) for one in shown) >= n
@@ -108,7 +111,7 @@ def test_tokens_cannot_be_read_off_ids_or_candidates(secret: Path, tmp_path: Pat
 
 def test_hidden_prompts_leave_the_rest(secret: Path, tmp_path: Path) -> None:
     html = build_report(secret, tmp_path / "prompts.html", redact="prompts").read_text()
-    stream = html.partition('class="stream"')[2].partition("</p>")[0]
+    stream = html.partition('class="stream"')[2].partition("</div>")[0]
     prompt, _, made = stream.partition('class="tok')
     assert re.sub(r"<[^>]*>|[^<]*>", "", prompt).count(BLOCK) == len(PROMPT)
     assert "zanzibar" not in html
