@@ -29,7 +29,7 @@ def figure_html(figure: Figure) -> str:
     parts.append(_put("<p>{}</p>", figure.reading))
     if figure.n_rows:
         parts.append(_table(figure))
-    told = "; ".join(filter(None, (figure.n, figure.interval, *figure.notes)))
+    told = "; ".join(filter(None, (figure.n, figure.interval, *figure.caveats)))
     parts.append(_put("<p>{} <code>{}</code></p>", told, figure.source))
     return str(Markup("").join(parts))
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 import shlex
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -26,14 +28,14 @@ from .convert import Picture, to_svg
 from .figure import Figure
 from .packed import block, take_tips, tree
 from .redact import Redact, RedactedRun
-from .section import Context, Section, read_stored
+from .section import Context, Section, Stored, read_stored
 from .sections import ADDED_BY, RENDERERS
 from .sections.engines import engines
 from .sections.generic import generic
 from .sections.trace import ID as TRACE
 from .sections.trace import traces
 from .tokens import label, printable
-from .verdict import by_question, verdict_of
+from .verdict import Statement, by_question, verdict_of
 
 CHAPTERS = (
     "Decode trace",
@@ -50,6 +52,10 @@ CHAPTERS = (
 
 TABLE_ROWS = 50
 MAX_MB = 10.0
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What a renderer raises on a result without rows or numbers it counted on."""
+UNMEASURED = "None of the measured numbers is finite."
+_NAN = re.compile(r"\bnan\b")
 STANDING = 64
 """Figures of a section that stand in the page (a dictionary's index and 21 cards); the script makes
 the others when a reader comes near."""
@@ -126,6 +132,7 @@ def render(run: Run, *, only: Sequence[str] | None = None, refresh_s: float | No
     shown, blocks = {}, {}
     for section in sections:
         shown[section.id], blocks[section.id] = _shown_figures(section, pictures, environment)
+    verdict, unsaid = _verdict(run, only)
     viewer = any(section.id == TRACE for section in sections)
     styles = [_static(name) for name in ("report.css", *(("trace.css",) if viewer else ()))]
     scripts = [_static(name) for name in ("report.js", *(("trace.js",) if viewer else ()))]
@@ -137,11 +144,11 @@ def render(run: Run, *, only: Sequence[str] | None = None, refresh_s: float | No
         provenance_json=inert(run.provenance.as_dict()),
         chapters=[(c, [s for s in sections if s.chapter == c]) for c in CHAPTERS],
         sections=sections,
-        verdict=by_question(verdict_of(run, only)),
+        verdict=by_question(verdict),
         shown=shown,
         blocks=blocks,
         missing=_missing(run) if only is None else [],
-        warnings=[*_warnings(run), *(w for s in sections for w in s.warnings)],
+        warnings=[*_warnings(run), *unsaid, *(w for s in sections for w in s.warnings)],
         styles=[Markup(style) for style in styles],
         scripts=[Markup(script) for script in scripts],
         style_hashes=[_hash(style) for style in styles],
@@ -244,7 +251,60 @@ def _sections(run: Run, environment: Environment, only: Sequence[str] | None) ->
         for name in sorted(run.results, key=_place):
             if only is None or name in only:
                 stored = read_stored(name, subgroup(file, f"results/{name}"))
-                yield RENDERERS.get(stored.kind, generic)(stored, context)
+                yield _section(stored, context)
+
+
+def _section(stored: Stored, context: Context) -> Section:
+    """A result's section; as it is stored where its kind's renderer cannot make sense of it.
+
+    An analysis of empty or broken text gives results without rows or without a finite number. A page
+    that says so is worth more than none.
+    """
+    told = [f"{stored.name}: {what}." for what in _hollow(stored)]
+    try:
+        with warnings.catch_warnings():  # means over nothing are NaN here, and shown as such
+            warnings.simplefilter("ignore", RuntimeWarning)
+            made = RENDERERS.get(stored.kind, generic)(stored, context)
+    except UNREADABLE as error:
+        reason = label(f"{type(error).__name__}: {error}", longest=200)
+        told.append(
+            f"{stored.name} could not be shown as a result of kind {stored.kind} ({reason}); it is "
+            "shown as it is stored."
+        )
+        made = generic(stored, context)
+    return replace(
+        made,
+        figures=tuple(
+            replace(one, reading=UNMEASURED) if one.is_blank else one for one in made.figures
+        ),
+        tiles=tuple(
+            replace(tile, value="–") if _NAN.search(tile.value) else tile for tile in made.tiles
+        ),
+        verdict="" if _NAN.search(made.verdict) else made.verdict,
+        warnings=(*made.warnings, *told),
+    )
+
+
+def _verdict(run: Run, only: Sequence[str] | None) -> tuple[tuple[Statement, ...], list[str]]:
+    """What the run comes to, and a warning where its results are too broken to say."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return verdict_of(run, only), []
+    except UNREADABLE as error:
+        reason = label(f"{type(error).__name__}: {error}", longest=200)
+        return (), [f"What the results come to could not be said ({reason})."]
+
+
+def _hollow(stored: Stored) -> list[str]:
+    """What a result lacks to be read: any row, or any finite number."""
+    arrays = [value for value in stored.values.values() if isinstance(value, np.ndarray)]
+    measured = [value for value in arrays if value.dtype.kind == "f" and value.size]
+    if arrays and not any(value.size for value in arrays):
+        return ["all of its arrays are empty"]
+    if measured and not any(np.isfinite(value).any() for value in measured):
+        return ["none of its measured numbers is finite"]
+    return []
 
 
 def _place(name: str) -> tuple[int, str]:
