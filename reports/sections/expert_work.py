@@ -52,8 +52,8 @@ def usage(stored: Stored) -> Figure:
         question="Who gets the tokens, and who the first ones?",
         reading=(
             f"Most goes to expert {int(top[1])} of layer {int(stored.layers[top[0]])}, "
-            f"{share.max():.1f} times its fair share; in {alone} of {len(taken)} layers one expert gets "
-            "the first token of more than half of the texts."
+            f"{share.max():.1f} times its fair share; in {alone} of {len(taken)} layers one expert "
+            "gets the first token of more than half of the texts."
         ),
         chart=heat(
             as_rows(
