@@ -135,7 +135,9 @@ def render(run: Run, *, only: Sequence[str] | None = None, refresh_s: float | No
     verdict, unsaid = _verdict(run, only)
     viewer = any(section.id == TRACE for section in sections)
     styles = [_static(name) for name in ("report.css", *(("trace.css",) if viewer else ()))]
-    scripts = [_static(name) for name in ("report.js", *(("trace.js",) if viewer else ()))]
+    scripts = [
+        _static(name) for name in ("report.js", "sorting.js", *(("trace.js",) if viewer else ()))
+    ]
     return environment.get_template("page.html.j2").render(
         title=label(run.path.stem),
         run=run,

@@ -10,8 +10,10 @@ from ..charts import as_rows, bars, lines
 from ..figure import Figure
 from ..section import Context, Section, Stored
 from ..tokens import label, token_text
+from .feature_index import frequencies, index
 
 N_LEVELS = 8
+SPARKS = "▁▂▃▄▅▆▇█"
 
 
 def sae_features(stored: Stored, context: Context) -> Section:
@@ -33,7 +35,7 @@ def sae_features(stored: Stored, context: Context) -> Section:
             "Logit effects are the direct ones of the decoder direction through final norm and "
             "unembedding, centred over the vocabulary."
         ),
-        figures=(_index(stored, context), *cards),
+        figures=(index(stored, context), *frequencies(stored), *cards),
         verdict=(
             f"{name} has {stored.d_sae} features at {label(str(stored.site))}; feature "
             f"{int(stored.features[0])} fires on {stored.density[0]:.2%} of the rows, most strongly on "
@@ -49,34 +51,6 @@ def _token(context: Context, token: int | np.integer) -> str:
     if int(token) < 0:
         return ""
     return token_text(context.vocabulary, int(token)).replace("·", " ")
-
-
-def _index(stored: Stored, context: Context) -> Figure:
-    with_logits = bool((stored.listed_logit_ids >= 0).any())
-    data: dict[str, list[Any]] = {
-        "feature": stored.listed.tolist(),
-        "fires on": stored.listed_density.tolist(),
-        "largest": stored.listed_max.astype(float).tolist(),
-        "mean where it fires": stored.listed_mean.tolist(),
-        "strongest on": [context.token(t) if t >= 0 else "" for t in stored.listed_top_ids],
-    }
-    if with_logits:
-        data["raises most"] = [context.token(t) if t >= 0 else "" for t in stored.listed_logit_ids]
-        data["by"] = stored.listed_logit.tolist()
-    data["nearest"] = stored.listed_neighbour.tolist()
-    data["cosine"] = stored.listed_cosine.tolist()
-    dense = int((stored.listed_density > 0.1).sum())
-    busiest = int(np.argmax(stored.listed_density))
-    return Figure(
-        id=f"{stored.name}-index",
-        question="Which features are there?",
-        reading=f"Of {len(stored.listed)} listed, {dense} fire on more than a tenth of the rows; "
-        f"feature {int(stored.listed[busiest])} fires most often, on "
-        f"{stored.listed_density[busiest]:.2%}.",
-        data=data,
-        n=f"{stored.n_rows:,} rows",
-        source=f"{stored.source}/listed",
-    )
 
 
 def _card(stored: Stored, context: Context, at: int) -> list[Figure]:
@@ -116,6 +90,7 @@ def _contexts(stored: Stored, context: Context, at: int, prefix: str, n: str) ->
         ("mean where it fires", f"{stored.mean_active[at]:.3g}"),
         ("share of all firings", f"{stored.share_of_l0[at]:.2%}"),
         ("decoder length", f"{stored.decoder_norm[at]:.3g}"),
+        ("by eighth of the document", spark(stored.position_density[at])),
     ]
     neighbours = _pairs(stored.neighbours[at], stored.neighbour_cosines[at], "{:.2f}")
     companions = _pairs(stored.companions[at], stored.companion_shares[at], "{:.0%}")
@@ -147,6 +122,14 @@ def _contexts(stored: Stored, context: Context, at: int, prefix: str, n: str) ->
         notes=("Windows of alike last eight tokens are shown once.",),
         wide=True,
     )  # fmt: skip
+
+
+def spark(values: np.ndarray) -> str:
+    """Numbers from zero up as a row of blocks, the largest full; no larger than zero, no block."""
+    top = float(np.nanmax(values, initial=0.0))
+    if top <= 0:
+        return "–"
+    return "".join(SPARKS[round(max(float(v), 0.0) / top * (len(SPARKS) - 1))] for v in values)
 
 
 def _group(number: int) -> str:

@@ -17,6 +17,8 @@ from .statement import Interval, Statement, listed
 
 QUESTION = "Which engine should decode this workload here?"
 PLAIN = "plain"
+TABLE = "engines-table"
+"""The figure that has all engines side by side."""
 
 
 def engine(held: Held) -> list[Statement]:
@@ -48,14 +50,9 @@ def _alone(run: Decoded) -> Statement:
         f"{tokens_per_pass(run).text('{:.2f}')} per pass of the target, "
         f"{n_tokens / max(seconds, 1e-9):.1f} per second.{_expected(run)}",
         uncertainty=f"{run.unit}; no other engine was traced, so none is recommended",
-        figure=f"trace-{run.name}",
+        figure=f"trace-{run.name}-prompt-0",
         source=f"/trace/{run.name}/generations",
     )
-
-
-def _figure(others: list[Decoded], plain: Decoded | None) -> str:
-    """The table of engines where there is one, else the only engine's section."""
-    return "engines-table" if len(others) + (plain is not None) > 1 else f"trace-{others[0].name}"
 
 
 def _choice(others: list[Decoded], plain: Decoded) -> Statement:
@@ -81,7 +78,7 @@ def _choice(others: list[Decoded], plain: Decoded) -> Statement:
         question=QUESTION,
         text=text,
         uncertainty=f"{best.unit}; seconds of one traced run on this machine{_whole(others)}",
-        figure=_figure(others, plain),
+        figure=TABLE,
         source=f"/trace/{best.name}/generations/seconds",
     )
 
@@ -110,7 +107,7 @@ def _per_pass(others: list[Decoded]) -> Statement:
         text=f"Most tokens per pass of the target come from {_named(best)}: {mine.text('{:.2f}')}"
         f"{beside}.{_expected(best)}",
         uncertainty=best.unit,
-        figure=_figure(others, None) if len(others) > 1 else f"trace-{best.name}",
+        figure=TABLE,
         source=f"/trace/{best.name}/steps/n_emitted",
     )
 
@@ -147,7 +144,7 @@ def _costs(others: list[Decoded], plain: Decoded) -> list[Statement]:
             text=f"A step of {_named(best)} takes {cost:.2f} times as long as one of plain decoding, "
             f"so its tokens per pass come to {pays:.2f} times the speed.{rows}",
             uncertainty="means and medians of the steps after the prompt's, no interval",
-            figure=f"trace-{best.name}-phases",
+            figure=TABLE,
             source=f"/trace/{best.name}/steps/seconds_verify",
         )
     ]
@@ -174,7 +171,7 @@ def _output(others: list[Decoded], plain: Decoded) -> Statement:
         question=QUESTION,
         text=text,
         uncertainty=f"compared token by token, {n:,} tokens, {how}; one run proves no engine lossless",
-        figure=_figure(others, plain),
+        figure=TABLE,
         source="/trace/plain/tokens/id",
     )
 

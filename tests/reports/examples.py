@@ -136,6 +136,7 @@ def _rows(seed: int, n: int, *keys: str) -> dict[str, np.ndarray]:
 def _profile(seed: int) -> ExpertProfile:
     generator = np.random.default_rng(seed)
     n_experts = 30
+    pairs = generator.integers(0, 5, (2, n_experts, n_experts))
     return example(
         ExpertProfile, seed, n_experts=n_experts, layers=np.arange(2), n_selectable=3,
         has_shared=np.array([False, False]), ranked_super=np.array([True, True, False]),
@@ -143,7 +144,7 @@ def _profile(seed: int) -> ExpertProfile:
         n_routed=generator.integers(0, 40, (2, n_experts + 1)),
         n_routed_first=generator.integers(0, 4, (2, n_experts + 1)),
         gate_mean=generator.random((2, n_experts + 1)),
-        coactive=generator.integers(0, 9, (2, n_experts, n_experts)),
+        coactive=pairs + pairs.transpose(0, 2, 1),
         n_tokens=60, ranked_layer=np.array([0, 1, 1]), ranked_expert=np.array([4, 2, 9]),
         ranked_value=generator.random(3) * 90,
     )  # fmt: skip
