@@ -1,7 +1,7 @@
 """Pages written from the code at every build, so that they cannot be out of date.
 
 Commands and their options from the typer application, engines from the registry, sites from the
-family tables, kinds of result from their dataclasses, and one page per module for autodoc. They go to
+family tables, kinds of result from their dataclasses, and one page per package for autodoc. They go to
 `docs/reference/made`, which is no part of the repository.
 """
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("probes", "sae", "moe", "decoding", "reports", "fluoroscope")
 MADE = "reference/made"
 APART = ("commands", "static", "templates", "data")
-"""Folders without a page per module: commands have a page of their own."""
+"""Folders that are not described function by function: commands have a page of their own."""
 
 
 @dataclass(frozen=True)
@@ -252,22 +252,38 @@ def _path(module: str) -> Path:
 
 
 def module_pages() -> dict[str, str]:
-    """For each module a page that autodoc fills, and for each room a page that lists them."""
+    """For each package a page that autodoc fills, and for each room a page that lists them."""
     made: dict[str, str] = {}
     for room in ROOMS:
-        head = "fluoroscope" if room == "fluoroscope" else f"fluoroscope.{room}"
-        own = [m for m in modules() if m == head or m.startswith(f"{head}.")]
-        if room == "fluoroscope":
-            own = [m for m in own if m.split(".")[1:2] and m.split(".")[1] not in ROOMS]
-        shown = [m for m in own if not set(m.split(".")) & set(APART) and _defines(m)]
-        first = _first_line(ast.get_docstring(_tree(head)) or "")
+        packages: dict[str, list[str]] = {}
+        for module in modules():
+            below = module.split(".")[1:]
+            is_own = below[:1] == [room] or (room == "fluoroscope" and below[:1] not in _others())
+            if is_own and not set(below) & set(APART) and _defines(module):
+                packages.setdefault(_package(module), []).append(module)
+        first = _first_line(ast.get_docstring(_tree(_head(room))) or "")
         body = [f"# {room}", "", first, "", "```{toctree}", ":maxdepth: 1", ""]
-        body += [f"{m} <api/{m}>" for m in shown]
+        body += [f"{package} <api/{package}>" for package in packages]
         made[f"api-{room}"] = "\n".join([*body, "```", ""])
-        for module in shown:
-            short = module.removeprefix("fluoroscope.")
-            made[f"api/{module}"] = f"# {short}\n\n```{{eval-rst}}\n.. automodule:: {module}\n```\n"
+        for package, held in packages.items():
+            parts = [f"# {package.removeprefix('fluoroscope.')}", ""]
+            for module in held:
+                parts += [f"## {module.removeprefix('fluoroscope.')}", "", "```{eval-rst}"]
+                parts += [f".. automodule:: {module}", "```", ""]
+            made[f"api/{package}"] = "\n".join(parts)
     return made
+
+
+def _head(room: str) -> str:
+    return "fluoroscope" if room == "fluoroscope" else f"fluoroscope.{room}"
+
+
+def _others() -> list[list[str]]:
+    return [[room] for room in ROOMS if room != "fluoroscope"]
+
+
+def _package(module: str) -> str:
+    return module if _path(module).name == "__init__.py" else module.rpartition(".")[0]
 
 
 def _tree(module: str) -> ast.Module:

@@ -27,6 +27,11 @@ def name(page: Path) -> str:
 
 
 @cache
+def made() -> dict[str, str]:
+    return from_code.pages()
+
+
+@cache
 def commands() -> dict[str, Any]:
     return from_code.commands()
 
@@ -39,8 +44,8 @@ def test_links_resolve(page: Path) -> None:
         path, _, anchor = unquote(target).partition("#")
         found = (page.parent / path).resolve() if path else page
         if from_code.MADE in str(found):
-            made = found.relative_to(DOCS / from_code.MADE).with_suffix("")
-            assert str(made) in from_code.pages(), f"{target}: nothing writes it"
+            name_there = str(found.relative_to(DOCS / from_code.MADE).with_suffix(""))
+            assert name_there in made(), f"{target}: nothing writes it"
             continue
         assert found.exists(), f"{target} does not exist"
         if anchor and found.suffix == ".md":
@@ -165,11 +170,10 @@ def test_no_page_names_a_machine_or_fetches_anything() -> None:
 def test_pages_from_code_name_everything() -> None:
     from fluoroscope.decoding import engines
 
-    made = from_code.pages()
     for about in engines():
-        assert f"## {about.name}\n" in made["engines"]
+        assert f"## {about.name}\n" in made()["engines"]
     for command in commands():
-        assert f"## fluoroscope {command}\n" in made["commands"]
+        assert f"## fluoroscope {command}\n" in made()["commands"]
     from fluoroscope.reports.sections import RENDERERS
 
     kinds = set(from_code.results())
