@@ -139,8 +139,13 @@ def test_items_are_spans_with_what_stands_before_them() -> None:
 
 def test_a_models_signal_is_its_mean_state_over_the_span(tiny_llama: Model) -> None:
     items = items_of(DOCUMENTS[:2], per_document=1)
-    found = signals(tiny_llama, items, "layers.1.resid_post")
-    last = signals(tiny_llama, items, "layers.1.resid_post", pool="last")
+    site, wide = "layers.1.resid_post", "layers.1.mlp.hidden"
+    both = signals(tiny_llama, items, [site, wide])
+    assert both[wide].shape[1] > both[site].shape[1]
+    found = both[site]
+    last = signals(tiny_llama, items, [site], pool="last")[site]
+    with pytest.raises(OptionError, match="must name one site, got 3"):
+        signals(tiny_llama, items, ["layers.*.resid_post"])
     for row, item in enumerate(items):
         ids = tiny_llama.encode(item.text)[None]
         with torch.no_grad():
