@@ -1,7 +1,7 @@
 """Large working memory that is written once and thrown away.
 
-Fresh memory costs a page fault for every 4 KiB, which for a Gram matrix of 256 MiB is a sixth of the time
-that computing it takes. numpy asks Linux for huge pages (2 MiB) where torch does not.
+Fresh memory costs a page fault for every 4 KiB, which for a Gram matrix of 256 MiB adds a sixth to the
+time of computing it. numpy asks Linux for huge pages (2 MiB) where torch does not.
 """
 
 from __future__ import annotations
