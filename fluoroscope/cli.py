@@ -31,6 +31,7 @@ from .commands import (
     sae,
     subjects,
     superposition,
+    superposition_layers,
     synthetic,
     xray,
 )
@@ -122,7 +123,7 @@ GROUPS = {
     "superposition": (
         "Superposition: effective features of layers, and experiments on the measure.",
         (
-            superposition.layers,
+            superposition_layers.layers,
             superposition.toy,
             superposition.parity,
             superposition.sort,
