@@ -32,6 +32,7 @@ from .commands import (
     sae,
     subjects,
     superposition,
+    superposition_layers,
     synthetic,
     xray,
 )
@@ -124,7 +125,7 @@ GROUPS = {
     "superposition": (
         "Superposition: effective features of layers, and experiments on the measure.",
         (
-            superposition.layers,
+            superposition_layers.layers,
             superposition.toy,
             superposition.parity,
             superposition.sort,
