@@ -179,7 +179,7 @@ def hollow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Run, str
 
 @pytest.mark.parametrize("how", ["nan", "empty"])
 def test_results_without_numbers_give_a_page_that_says_so(hollow: Any, how: str) -> None:
-    run, html = hollow[how]
+    _, html = hollow[how]
     page = check(html)
     for kind in EXAMPLES:
         assert kind in page.ids, f"{kind} has its section"
