@@ -1,10 +1,10 @@
-"""The page's budgets on a run file: seconds to draw it, its bytes, seconds until it is ready in a browser.
+"""The page's budgets on a run file: seconds to draw it, bytes, seconds until a browser has it ready.
 
     python benchmarks/report.py out/run.h5
 
-Draws the page `--times` times in this process (imports apart) and opens it as often in headless Chromium
-from disk, in a tab of its own each time; prints medians with the range. The budgets (3 MB, 15 s on two
-cores, 1 s) are those of the demo run.
+Draws the page `--times` times in this process (imports apart) and opens it as often in headless
+Chromium from disk, in a tab of its own each time; prints medians with the range. The budgets (3 MB,
+15 s on two cores, 1 s) are those of the demo run.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def test_a_middling_page_is_ready_soon(middling: tuple[Path, float], browser: An
 
 @pytest.mark.browser
 def test_figures_far_down_are_made_when_one_comes_near(tmp_path: Path, browser: Any) -> None:
-    """A section of 80 figures: 64 stand in the page, the script makes the others, the search finds all."""
+    """Of 80 figures 64 stand in the page, the script makes the others, the search finds all."""
     fields = {f"field_{n:02d}": np.arange(3.0) + n for n in range(80)}
     run = run_with(
         tmp_path / "run.h5", {"many": Texts(words=np.array(["a"]), curve=np.ones(2), note="n")}
