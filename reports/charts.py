@@ -83,13 +83,19 @@ def _by_series(rows: Rows, series: str) -> list[Any]:
     """Colour, dash and shape by series, all with the names in order of appearance."""
     names = list(dict.fromkeys(row[series] for row in rows))
     colours = alt.Scale(domain=names, range=list(SERIES[: len(names)]))
-    held = _field(series)
+    held, untitled = _field(series), alt.Legend(title=None)
     return [
-        alt.Color(field=held, type="nominal", title=series, scale=colours),
+        alt.Color(field=held, type="nominal", title=series, scale=colours, legend=untitled),
         alt.StrokeDash(
             field=held, type="nominal", title=series, scale=alt.Scale(domain=names), legend=None
         ),
-        alt.Shape(field=held, type="nominal", title=series, scale=alt.Scale(domain=names)),
+        alt.Shape(
+            field=held,
+            type="nominal",
+            title=series,
+            scale=alt.Scale(domain=names),
+            legend=untitled,
+        ),
     ]
 
 

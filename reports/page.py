@@ -14,11 +14,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..probes.errors import OptionError
+from ..probes.errors import DamagedRunFileError, OptionError
 from ..probes.runfile import Run, open_run
 from ..probes.runfile.atomic import replacing
 from ..probes.runfile.h5 import members, subgroup
@@ -252,8 +253,17 @@ def _sections(run: Run, environment: Environment, only: Sequence[str] | None) ->
             yield traces({name: subgroup(file, f"trace/{name}") for name in shown}, context)
         for name in sorted(run.results, key=_place):
             if only is None or name in only:
-                stored = read_stored(name, subgroup(file, f"results/{name}"))
-                yield _section(stored, context)
+                yield _section(_read(run, file, name), context)
+
+
+def _read(run: Run, file: h5py.File, name: str) -> Stored:
+    try:
+        return read_stored(name, subgroup(file, f"results/{name}"))
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise DamagedRunFileError(
+            f"/results/{name} of {run.path.name} cannot be read ({error}). Run its analysis again, or "
+            f"leave it out: --only, with the names of the others."
+        ) from error
 
 
 def _section(stored: Stored, context: Context) -> Section:
@@ -277,11 +287,10 @@ def _section(stored: Stored, context: Context) -> Section:
     return replace(
         made,
         figures=tuple(
-            replace(one, reading=UNMEASURED) if one.is_blank else one for one in made.figures
+            replace(one, reading=UNMEASURED if one.is_blank else _NAN.sub("–", one.reading))
+            for one in made.figures
         ),
-        tiles=tuple(
-            replace(tile, value="–") if _NAN.search(tile.value) else tile for tile in made.tiles
-        ),
+        tiles=tuple(replace(tile, value=_NAN.sub("–", tile.value)) for tile in made.tiles),
         verdict="" if _NAN.search(made.verdict) else made.verdict,
         warnings=(*made.warnings, *told),
     )

@@ -78,9 +78,15 @@ class Run:
     def __init__(self, path: Path) -> None:
         self.path = path
         with _open(path) as file:
-            self.provenance = Provenance.from_dict(json.loads(str(file.attrs["provenance"])))
-            self.complete = bool(file.attrs["complete"])
-            self.shards: list[dict[str, Any]] = json.loads(str(file.attrs["shards"]))
+            try:
+                self.provenance = Provenance.from_dict(json.loads(str(file.attrs["provenance"])))
+                self.complete = bool(file.attrs["complete"])
+                self.shards: list[dict[str, Any]] = json.loads(str(file.attrs["shards"]))
+            except (KeyError, TypeError, ValueError) as error:
+                raise DamagedRunFileError(
+                    f"{path.name} is damaged: what it says of itself cannot be read "
+                    f"({type(error).__name__}: {error}). Copy it again, or capture again."
+                ) from error
             self.sites: tuple[str, ...] = members(file, "activations")
             self.results: tuple[str, ...] = members(file, "results")
             self.traces: tuple[str, ...] = members(file, "trace")
@@ -332,7 +338,7 @@ def _open(path: Path) -> Iterator[h5py.File]:
             f"{path.name} must be an HDF5 run file; it cannot be read ({error}). If it was copied, "
             "copy it again; run files are only ever replaced whole."
         ) from error
-    with file:
+    with file, _telling_damage(path):
         if file.attrs.get("kind") != ROOT_KIND:
             raise NotARunFileError(
                 f"{path.name} is an HDF5 file, but no fluoroscope run (its attribute `kind` is "
@@ -345,6 +351,20 @@ def _open(path: Path) -> Iterator[h5py.File]:
                 "Upgrade: pip install --upgrade fluoroscope"
             )
         yield file
+
+
+@contextmanager
+def _telling_damage(path: Path) -> Iterator[None]:
+    """HDF5's own complaints (they have no number of the system's) as damage to the file."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, RunFileError) or error.errno is not None:
+            raise
+        raise DamagedRunFileError(
+            f"{path.name} is damaged: {error}. `fluoroscope verify` tells what is whole; run files are "
+            "only ever replaced whole, so copy it again."
+        ) from error
 
 
 @contextmanager
