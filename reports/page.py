@@ -137,7 +137,8 @@ def render(run: Run, *, only: Sequence[str] | None = None, refresh_s: float | No
     viewer = any(section.id == TRACE for section in sections)
     styles = [_static(name) for name in ("report.css", *(("trace.css",) if viewer else ()))]
     scripts = [
-        _static(name) for name in ("report.js", "sorting.js", *(("trace.js",) if viewer else ()))
+        _static(name)
+        for name in ("report.js", *(("trace.js",) if viewer else ()), *_sorting(sections))
     ]
     return environment.get_template("page.html.j2").render(
         title=label(run.path.stem),
@@ -237,6 +238,12 @@ def _shown_figures(
         shown.append(Shown(figure, css, Markup("") if at >= STANDING else body))
     parts = {"spoken": spoken, "kept": kept, "later": later}
     return shown, {kind: block(value) for kind, value in parts.items() if value}
+
+
+def _sorting(sections: Sequence[Section]) -> tuple[str, ...]:
+    """The script that sorts and filters, where there is a table to sort."""
+    tables = (figure.html for section in sections for figure in section.figures)
+    return ("sorting.js",) if any('class="sortable"' in (html or "") for html in tables) else ()
 
 
 def _sections(run: Run, environment: Environment, only: Sequence[str] | None) -> Iterator[Section]:
