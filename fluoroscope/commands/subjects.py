@@ -165,6 +165,7 @@ def _compare(
     output: Any,
 ) -> dict[str, Any]:
     from ..probes.subjects import compare_subjects
+    from ..probes.subjects.gates import bridge_gates
 
     with terminal.track("Training", "steps") as progress:
         found = compare_subjects(
@@ -184,7 +185,11 @@ def _compare(
     for j, n in enumerate(found.n_few):
         joining.add_row(str(n), *(f"{value:.3f}" for value in found.joined[:, j, 0, 0]))
     terminal.show(joining)
+    gates = bridge_gates(found)
+    for line in gates:
+        terminal.show(line)
     return {
+        "gates": gates,
         "subjects": found.subjects.tolist(),
         "methods": found.methods.tolist(),
         "metrics": found.metrics.tolist(),
