@@ -1,7 +1,7 @@
 """Taking apart: sparse autoencoders and superposition."""
 
 from .architectures import ARCHITECTURES, make_sae, sae_class
-from .base import SaeOptions, SaeOutput, SparseAutoencoder, TrainingState
+from .base import SparseAutoencoder
 from .batchtopk import BatchTopKOptions, BatchTopKSae
 from .codes import Codes, SparseCodes, as_dense, as_sparse
 from .comparison import SaeComparison
@@ -20,7 +20,9 @@ from .matching_pursuit import PursuitPath, matching_pursuit
 from .matryoshka import MatryoshkaOptions, MatryoshkaSae
 from .mp import MpOptions, MpSae
 from .omp import OmpOptions, OmpSae, orthogonal_matching_pursuit
+from .options import SaeOptions
 from .other_formats import load_any, load_dictionary_learning, load_sparsify
+from .output import SaeOutput, TrainingState
 from .relu import ReluOptions, ReluSae, april_update
 from .result import SaeTraining
 from .saelens import load_saelens, save_saelens

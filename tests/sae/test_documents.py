@@ -67,6 +67,34 @@ def test_what_was_kept_out_is_what_is_judged_on(tiny_run: Run, rows: torch.Tenso
     assert found.n_documents == 6
 
 
+def test_very_long_rows_are_left_out_and_counted(tiny_run: Run, rows: torch.Tensor) -> None:  # noqa: F811
+    parts = held_out(tiny_run, QUICK)
+    norms = rows.norm(dim=1).numpy()
+    highest = np.quantile(norms[parts.test[parts.kept[parts.test]]], 0.9)
+    ratio = float(highest / np.median(norms[parts.fit]))
+    found = parts.without_long(tiny_run.activations[SITE], ratio)
+    before, after = parts.test[parts.kept[parts.test]], parts.test[found.kept[parts.test]]
+    limit = ratio * np.median(norms[parts.fit])
+    np.testing.assert_array_equal(after, before[norms[before] <= limit])
+    assert found.n_long == len(before) - len(after) > 0
+    assert (norms[found.fit] <= limit).all()
+
+    sae = make_sae("topk", d_in=32, d_sae=64, k=4)
+    sae.initialise(rows)
+    options = EvaluateOptions(
+        n_loss_tokens=0, n_geometry_rows=20, baselines=False, max_norm_ratio=ratio
+    )
+    judged = evaluate(tiny_run, SITE, {"a": sae}, options=options)
+    assert (judged.n_rows, judged.n_long) == (len(after), found.n_long)
+    made = sae.decode(sae.encode(rows[after])).detach()
+    spread = (rows[after] - rows[after].mean(0)).square().sum()
+    assert judged.fvu[0] == pytest.approx(
+        float((made - rows[after]).square().sum() / spread), rel=1e-4
+    )
+    with pytest.raises(OptionError, match="above 1"):
+        EvaluateOptions(max_norm_ratio=0.5)
+
+
 def test_all_rows_are_judged_on_where_none_was_kept_out(tiny_run: Run) -> None:  # noqa: F811
     mixed = held_out(tiny_run, QUICK, [record(tiny_run, 0.1), record(tiny_run, 0)])
     plain = held_out(tiny_run, QUICK)
