@@ -238,23 +238,20 @@
     }
   }
 
-  // Ghosts: of every step with a refusal, the most trusted refused branch, struck out before the target's own token.
+  // Ghosts: of every step with a refusal one refused branch, struck out before the token that came instead: the most
+  // trusted one where the accepted path ends, else the most trusted sibling along it.
   const GHOSTS = 6;
+  const nodesOf = (step) => Array.from({ length: T.step_node[step + 1] - T.step_node[step] }, (_, k) => T.step_node[step] + k);
+  const mostTrusted = (nodes) => nodes.reduce((best, n) => (best < 0 || T.node_q[n] > T.node_q[best] ? n : best), -1);
   function refusedBranch(step) {
-    const first = t0(step), stop = T.step_node[step + 1];
-    let at = -1; // the last accepted node, counted in the step
-    for (let n = first; n < stop; n++) if (T.node_accepted[n] && (at < 0 || T.node_depth[n] > T.node_depth[first + at])) at = n - first;
+    const nodes = nodesOf(step), first = T.step_node[step], refused = nodes.filter((n) => !T.node_accepted[n]);
+    const below = (n) => refused.filter((m) => T.node_parent[m] === n);
+    let best = mostTrusted(below(lastAccepted(step)));
+    if (best < 0) best = mostTrusted(refused.filter((n) => isTried(T, n)));
     const branch = [];
-    while (branch.length < GHOSTS) {
-      let best = -1;
-      for (let n = first; n < stop; n++) if (T.node_parent[n] === at && !T.node_accepted[n] && (best < 0 || T.node_q[n] > T.node_q[best])) best = n;
-      if (best < 0) break;
-      branch.push(best);
-      at = best - first;
-    }
+    for (; best >= 0 && branch.length < GHOSTS; best = mostTrusted(below(best - first))) branch.push(best);
     return branch;
   }
-  const t0 = (step) => T.step_node[step];
   function drawGhosts() {
     const g = generation();
     if (g.ghosts) return;
@@ -262,10 +259,12 @@
     const [first, stop] = T.prompts[cursor.prompt].steps;
     for (let step = first; step < stop; step++) {
       if (T.step_drafted[step] <= T.step_accepted[step]) continue;
-      const last = T.step_token[step + 1] - 1, before = tokenEl(last), branch = refusedBranch(step);
-      if (!before || !branch.length) continue;
+      const branch = refusedBranch(step);
+      if (!branch.length) continue;
+      const instead = T.step_token[step] + T.node_depth[branch[0]] - 1, last = T.step_token[step + 1] - 1;
       const ghost = html("del", { class: "ghost k-rejected", "data-node": branch[0] }, html("b", {}, shared.marks.rejected), ...branch.map((n) => html("bdi", {}, word(T.node_word[n]))));
-      if (T.token_node[last] >= 0) before.after(ghost); else before.before(ghost);
+      if (instead <= last) tokenEl(instead)?.before(ghost);
+      else tokenEl(last)?.after(ghost);
     }
   }
   function toggleGhosts() {
@@ -749,7 +748,7 @@
   byId("v-engine")?.addEventListener("change", (e) => change(e.target.value, cursor.prompt));
   byId("v-prompt")?.addEventListener("change", (e) => change(cursor.engine, Number(e.target.value)));
   new ResizeObserver(() => { if (T && strip.clientWidth && strip.clientWidth !== view.width) { view.width = strip.clientWidth; view.stale = true; drawStrip(); } }).observe(strip);
-  addEventListener("hashchange", () => { const named = fromAddress(); if (named) openAt(named.engine, named.where).then(() => root.scrollIntoView({ block: "start" })); });
+  addEventListener("hashchange", () => { const named = fromAddress(); if (named) openAt(named.engine, named.where).then(() => root.scrollIntoView({ block: "start", behavior: "instant" })); });
 
   // Begin where the address says, or at the engine's most telling step.
   const begin = async () => {
@@ -762,8 +761,9 @@
         return prompt < 0 ? null : atStep(t, t.prompts[prompt].steps[0] + shared.start.steps[engine][prompt]);
       });
     }
-    if (named) root.scrollIntoView({ block: "start" });
+    if (named) root.scrollIntoView({ block: "start", behavior: "instant" });
     root.dataset.open = String(cursor.engine !== null);
+    performance.mark("viewer-open");
   };
   begin().catch((error) => {
     delete root.dataset.ready;

@@ -1,5 +1,6 @@
 """A run with every kind of result, its page, and a browser to look at it."""
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
@@ -95,6 +96,17 @@ def browser() -> Iterator[Any]:
         started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield started
         started.close()
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The source of axe-core (MPL-2.0); see test_accessibility.py."""
+    spec = importlib.util.find_spec("axe_playwright_python")
+    if spec is None or spec.origin is None:
+        if os.environ.get("FLUOROSCOPE_REQUIRE_ALL") == "1":
+            pytest.fail("axe-core must be installed here: make setup")
+        pytest.skip("no axe-core: pip install --no-deps axe-playwright-python")
+    return (Path(spec.origin).parent / "axe.min.js").read_text(encoding="utf-8")
 
 
 @dataclass

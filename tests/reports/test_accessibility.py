@@ -4,27 +4,13 @@ axe-core (MPL-2.0) comes inside the test-time package axe-playwright-python (MIT
 test, is no part of the page and of nothing that is installed.
 """
 
-import importlib.util
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-PACKAGE, FILE = "axe_playwright_python", "axe.min.js"
 STATIC = Path(__file__).resolve().parents[2] / "reports" / "static"
-
-
-@pytest.fixture(scope="session")
-def axe() -> str:
-    """The source of axe-core."""
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or spec.origin is None:
-        if os.environ.get("FLUOROSCOPE_REQUIRE_ALL") == "1":
-            pytest.fail("axe-core must be installed here: make setup")
-        pytest.skip("no axe-core: pip install --no-deps axe-playwright-python")
-    return (Path(spec.origin).parent / FILE).read_text(encoding="utf-8")
 
 
 SCHEMES = [("light", "none"), ("dark", "none"), ("light", "active")]
