@@ -25,8 +25,8 @@ from ..probes.readings import Texts, next_token
 from ..probes.results import Result, described
 from .ablate import Mode, ablate_experts
 from .criterion import CriterionOptions, FewExpertsWarning
-from .effects import matched_random
-from .layers import Expert, MoeLayer, moe_layers
+from .effects import matched_draws
+from .layers import Expert, moe_layers
 from .profile import profile_experts
 
 Progress = Callable[[int, int, str], None]
@@ -122,15 +122,12 @@ def confirm_experts(
             progress(done, total, "confirmation")
         return found
 
-    def drawn() -> Sequence[Expert]:
-        return matched_random(layers, experts, generator)
-
     baseline = loss([])
     alone, random = [], []
     for expert in experts:
         alone.append(loss([expert]) - baseline)
-        peers = [_peer(layers, expert, experts, generator) for _ in range(n_random)]
-        random.append([loss([peer]) - baseline for peer in peers])
+        peers = matched_draws(layers, [expert], n_random, generator, avoid=experts)
+        random.append([loss(peer) - baseline for peer in peers])
     return Confirmation(
         experts=np.array(experts, dtype=np.int64),
         mode=mode,
@@ -139,21 +136,12 @@ def confirm_experts(
         random=np.array(random),
         confirmed=np.array(alone) > np.array(random).max(1),
         together=loss(experts) - baseline,
-        random_together=np.array([loss(drawn()) - baseline for _ in range(n_random)]),
+        random_together=np.array([
+            loss(draw) - baseline for draw in matched_draws(layers, experts, n_random, generator)
+        ]),
         n_texts=len(texts),
         n_tokens=sum(len(ids) - 1 for ids in texts.ids),
     )
-
-
-def _peer(
-    layers: Sequence[MoeLayer],
-    expert: Expert,
-    experts: Sequence[Expert],
-    generator: np.random.Generator,
-) -> Expert:
-    """A random expert of the same layer that is no candidate."""
-    same = [other for other in experts if other[0] == expert[0]]
-    return matched_random(layers, [expert, *(o for o in same if o != expert)], generator)[0]
 
 
 @torch.no_grad()

@@ -135,21 +135,39 @@ def repetition(ids: Sequence[int], n: int = NGRAM) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
-def matched_random(
-    layers: Sequence[MoeLayer], experts: Sequence[Expert], generator: np.random.Generator
-) -> list[Expert]:
-    """As many other routed experts of the same layers, drawn without replacement.
+def matched_draws(
+    layers: Sequence[MoeLayer],
+    experts: Sequence[Expert],
+    n_draws: int,
+    generator: np.random.Generator,
+    *,
+    avoid: Sequence[Expert] = (),
+) -> list[list[Expert]]:
+    """As many other routed experts of the same layers, time and again.
 
-    A shared expert has no peer in its layer and is matched by a routed one. Where a layer has not
-    enough others, all of them are taken.
+    No expert comes twice before all others of its layer have had their turn, so that few draws in a
+    small layer are not the same one. A shared expert has no peer in its layer and is matched by a
+    routed one. Where a layer has not enough others, all of them are taken.
+
+    Args:
+        layers: The model's.
+        experts: Those to be matched; never drawn.
+        n_draws: How many draws.
+        generator: Of the order.
+        avoid: Not drawn either, unless a layer has no others.
     """
-    chosen: list[Expert] = []
+    draws: list[list[Expert]] = [[] for _ in range(n_draws)]
     for index in sorted({layer for layer, _ in experts}):
         here = [e for layer, e in experts if layer == index]
         others = np.setdiff1d(np.arange(layer_of(layers, (index, here[0])).n_experts), here)
-        drawn = generator.permutation(others)[: len(here)]
-        chosen += [(index, int(e)) for e in drawn]
-    return chosen
+        free = np.setdiff1d(others, [e for layer, e in avoid if layer == index])
+        pile = np.empty(0, dtype=np.int64)
+        for draw in draws:
+            if len(pile) < len(here):
+                pile = generator.permutation(free if len(free) else others)
+            draw += [(index, int(e)) for e in pile[: len(here)]]
+            pile = pile[len(here) :]
+    return draws
 
 
 @torch.no_grad()
@@ -186,7 +204,7 @@ def pruning_effects(
         )
     layers = moe_layers(model)
     generator = np.random.default_rng(seed)
-    draws = [matched_random(layers, experts, generator) for _ in range(n_random)]
+    draws = matched_draws(layers, experts, n_random, generator)
     plans: list[tuple[str, list[Expert]]] = [("nothing", []), (_names(experts), list(experts))]
     plans += [("random", draw) for draw in draws]
     measured = []

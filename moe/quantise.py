@@ -22,7 +22,7 @@ from ..probes.model import Model
 from ..probes.readings import Texts
 from ..probes.readings.bootstrap import mean_with_interval
 from ..probes.results import Result, described
-from .effects import decay_of_masses, matched_random, measure_condition
+from .effects import decay_of_masses, matched_draws, measure_condition
 from .layers import Expert, layer_of, moe_layers
 
 Progress = Callable[[int, int, str], None]
@@ -138,7 +138,7 @@ def quantisation_effects(
         )
     layers = moe_layers(model)
     generator = np.random.default_rng(seed)
-    draws = [matched_random(layers, experts, generator) for _ in range(n_random)]
+    draws = matched_draws(layers, experts, n_random, generator)
     total, done = 1 + len(bits) * (1 + n_random), 0
 
     def measured(chosen: Sequence[Expert], width: int | None) -> tuple[dict[str, Any], float]:

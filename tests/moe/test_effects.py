@@ -8,7 +8,7 @@ from fluoroscope.moe.confirm import confirm_experts, data_agnosticism
 from fluoroscope.moe.criterion import CriterionOptions
 from fluoroscope.moe.effects import (
     decay_of_masses,
-    matched_random,
+    matched_draws,
     pruning_effects,
     repetition,
     sink_decay,
@@ -62,10 +62,26 @@ def test_random_experts_are_of_the_same_layers_and_others() -> None:
     layers = moe_layers(grown("deepseek_v2"))
     wanted = [(2, 3), (2, 5), (4, SHARED)]
     for seed in range(20):
-        drawn = matched_random(layers, wanted, np.random.default_rng(seed))
-        assert sorted(layer for layer, _ in drawn) == [2, 2, 4]
-        assert len(set(drawn)) == 3
-        assert not set(drawn) & set(wanted)
+        for drawn in matched_draws(layers, wanted, 4, np.random.default_rng(seed)):
+            assert sorted(layer for layer, _ in drawn) == [2, 2, 4]
+            assert len(set(drawn)) == 3
+            assert not set(drawn) & set(wanted)
+
+
+def test_no_random_expert_comes_twice_before_all_had_their_turn() -> None:
+    import numpy as np
+
+    layers = moe_layers(grown("deepseek_v2"))
+    n_others = layers[-1].n_experts - 1
+    last = layers[-1].index
+    draws = matched_draws(layers, [(last, 0)], 2 * n_others, np.random.default_rng(0))
+    numbers = [expert for ((_, expert),) in draws]
+    for turn in (numbers[:n_others], numbers[n_others:]):
+        assert sorted(turn) == list(range(1, n_others + 1))
+    free = matched_draws(layers, [(last, 0)], 3, np.random.default_rng(0), avoid=[(last, 1)])
+    assert (last, 1) not in [one for draw in free for one in draw]
+    everyone = [(last, e) for e in range(n_others + 1)]
+    assert matched_draws(layers, [(last, 0)], 1, np.random.default_rng(0), avoid=everyone)[0]
 
 
 def test_planted_experts_alone_change_what_they_hold_up() -> None:
