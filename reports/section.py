@@ -11,7 +11,6 @@ import numpy as np
 from markupsafe import Markup
 
 from ..probes.runfile import Run
-from ..probes.runfile.h5 import array, texts
 from ..probes.vocabulary import Vocabulary
 from .figure import Figure
 from .tokens import token_text, visible
@@ -83,20 +82,39 @@ class Stored:
 
 
 def read_stored(name: str, group: h5py.Group) -> Stored:
-    """Read a result group."""
-    values: dict[str, Any] = {}
-    units, axes, docs = {}, {}, {}
+    """Read a result group, whatever it holds: groups inside it and fields of records by their path."""
+    stored = Stored(name, str(group.attrs.get("kind", "")), {})
+    _read_into(stored, group, "")
+    return stored
+
+
+def _read_into(stored: Stored, group: h5py.Group, path: str) -> None:
     for key, value in group.attrs.items():
-        if key != "kind":
-            values[key] = _text(value)
+        if path or key != "kind":
+            stored.values[path + key] = _text(value)
     for key, held in group.items():
-        if isinstance(held, h5py.Dataset):
-            is_text = h5py.check_string_dtype(held.dtype) is not None
-            values[key] = np.array(texts(group, key), dtype=str) if is_text else array(group, key)
-            units[key] = str(held.attrs.get("unit", ""))
-            axes[key] = str(held.attrs.get("axes", ""))
-            docs[key] = str(held.attrs.get("doc", ""))
-    return Stored(name, str(group.attrs.get("kind", "")), values, units, axes, docs)
+        if isinstance(held, h5py.Group):
+            _read_into(stored, held, f"{path}{key}/")
+        elif isinstance(held, h5py.Dataset):
+            for part, value in _columns(held):
+                whole = path + key + part
+                stored.values[whole] = value
+                stored.units[whole] = str(held.attrs.get("unit", ""))
+                stored.axes[whole] = str(held.attrs.get("axes", ""))
+                stored.docs[whole] = str(held.attrs.get("doc", ""))
+
+
+def _columns(held: h5py.Dataset) -> list[tuple[str, Any]]:
+    """A dataset's value; of records one per field, after a colon."""
+    if held.shape is None:
+        return [("", None)]
+    if h5py.check_string_dtype(held.dtype) is not None:
+        found = np.asarray(held.asstr(errors="backslashreplace")[()], dtype=object)
+        return [("", _text(str(found[()])) if not held.shape else found.astype(str))]
+    found = np.asarray(held[()])
+    if found.dtype.names:
+        return [(f":{name}", found[name]) for name in found.dtype.names]
+    return [("", found if found.shape else found.item())]
 
 
 Renderer = Callable[[Stored, Context], Section]
@@ -105,6 +123,8 @@ Renderer = Callable[[Stored, Context], Section]
 def _text(value: Any) -> Any:
     if isinstance(value, h5py.Empty):
         return None
+    if isinstance(value, np.ndarray):
+        return value.astype(str) if value.dtype.kind in "OSU" else value
     if isinstance(value, str):
         return visible(value, longest=None) if not value.isprintable() else value
     return value.item() if isinstance(value, np.generic) else value

@@ -12,6 +12,8 @@ from ..section import Context, Section, Stored, Tile
 from ..tokens import label
 from .estimates import CHAPTER, INTERVAL
 
+N_BINS, FEWEST = 12, 5
+"""Bins of entropy, and positions in one from which on it has bounds."""
 NAMES = {
     "kl": "Shannon (KL), nats",
     "renyi": "Rényi of order 3/2, nats",
@@ -45,11 +47,56 @@ def predictions(stored: Stored, context: Context) -> Section:
         id=stored.name,
         title="Predictions",
         chapter=CHAPTER,
-        figures=(figure,),
+        figures=(figure, *_surprise(stored)),
         warnings=(f"States were stored as {stored_as}: entropies hold to about two digits.",)
         if coarse
         else (),
     )
+
+
+def _surprise(stored: Stored) -> list[Figure]:
+    """What the model paid against what it expected to pay, in bins of entropy."""
+    entropy, paid = stored.entropies[:, 0].astype(float), stored.values["loss"].astype(float)
+    known = np.isfinite(entropy) & np.isfinite(paid)
+    if not known.any():
+        return []
+    entropy, paid = entropy[known], paid[known]
+    edges = np.linspace(0, max(float(entropy.max()), 1e-6), N_BINS + 1)
+    bins = np.clip(np.digitize(entropy, edges) - 1, 0, N_BINS - 1)
+    held = [b for b in range(N_BINS) if (bins == b).any()]
+    expected = [float(entropy[bins == b].mean()) for b in held]
+    means = [float(paid[bins == b].mean()) for b in held]
+    counts = [int((bins == b).sum()) for b in held]
+    errors = [
+        1.96 * float(paid[bins == b].std(ddof=1)) / n**0.5 if n >= FEWEST else float("nan")
+        for b, n in zip(held, counts, strict=True)
+    ]
+    across, up = "entropy (nats)", "mean loss (nats)"
+    rows = as_rows(**{
+        across: expected, up: means, "low": np.subtract(means, errors),
+        "high": np.add(means, errors), "which": ["model"] * len(held),
+    })  # fmt: skip
+    ends = [
+        {across: v, up: v, "low": v, "high": v, "which": "calibrated"} for v in (0.0, edges[-1])
+    ]
+    above = sum(m > e for m, e in zip(means, expected, strict=True))
+    return [
+        Figure(
+            id=f"{stored.name}-surprise",
+            question="Does it pay what it expects to pay?",
+            reading=f"In {above} of {len(held)} bins of entropy the loss exceeds the entropy; in the "
+            f"most unsure bin it is {means[-1]:.2f} nats where {expected[-1]:.2f} were expected.",
+            chart=lines([*rows, *ends], x=across, y=up, series="which", band=("low", "high")),
+            data={
+                across: expected, up: means, "half width (nats)": errors,
+                "positions": counts,
+            },
+            n=f"{len(entropy):,} positions",
+            interval=f"95 %, normal, as if positions were independent: too narrow; none under {FEWEST} "
+            "positions",
+            source=f"{stored.source}/loss",
+        )
+    ]  # fmt: skip
 
 
 def loss(stored: Stored, context: Context) -> Section:

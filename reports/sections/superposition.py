@@ -23,10 +23,17 @@ def superposition_layers(stored: Stored, context: Context) -> Section:
             f"Most effective features: {names[settled[0]]}, {stored.features[settled[0]]:.0f} "
             f"({_between(stored, settled[0])})"
         )
-        order += f"; fewest: {names[settled[-1]]}, {stored.features[settled[-1]]:.0f}."
+        most, least = settled[0], settled[-1]
+        meet = stored.features_low[most] <= stored.features_high[least]
+        order += f"; fewest: {names[least]}, {stored.features[least]:.0f}"
+        order += " (their intervals meet)." if meet and most != least else "."
     if refused and settled:
         order += f" Not ranked, since F(n) still rises: {', '.join(refused)}."
-    figures = [_profile(stored, names, order, n), _curve(stored, names, n)]
+    figures = [
+        _profile(stored, names, order, n),
+        _orders(stored, names, n),
+        _curve(stored, names, n),
+    ]
     figures += [_dimensions(stored, names, n), _usage(stored, names, n)]
     return Section(
         id=stored.name,
@@ -96,6 +103,46 @@ def _profile(stored: Stored, names: list[str], reading: str, n: str) -> Figure:
         n=n,
         interval="95 % bootstrap over documents, corrected for its bias: it may lie above F",
         source=f"{stored.source}/features",
+    )
+
+
+def _orders(stored: Stored, names: list[str], n: str) -> Figure:
+    """Hill numbers of three orders: all that fire, F, and the few that carry most."""
+    curves = {
+        "fire at all (F_0)": stored.alive,
+        "effective (F_1)": stored.features,
+        "carry most (F_2)": stored.participation,
+    }
+    place = "site, by its row in the table"
+    rows = as_rows(
+        **{place: np.tile(np.arange(len(names)), len(curves))},
+        features=np.concatenate(list(curves.values())),
+        which=np.repeat(list(curves), len(names)),
+    )
+    ratio = stored.participation / np.maximum(stored.alive, 1e-12)
+    known = np.flatnonzero(np.isfinite(ratio))
+    reading = "No dictionary fired."
+    if len(known):
+        least = int(known[np.argmin(ratio[known])])
+        reading = (
+            f"Use is least even at {names[least]}: {stored.alive[least]:.0f} latents fire, "
+            f"{stored.features[least]:.0f} are effective, {stored.participation[least]:.0f} carry most."
+        )
+    return Figure(
+        id=f"{stored.name}-orders",
+        question="Do a few latents carry most?",
+        reading=reading,
+        chart=lines(
+            [row for row in rows if row["features"] is not None],
+            x=place,
+            y="features",
+            series="which",
+        ),
+        data={"site": names} | {name: values.tolist() for name, values in curves.items()},
+        n=n,
+        interval="95 % bootstrap over documents, of F_1 alone: in the figure above",
+        source=f"{stored.source}/participation",
+        notes=("Hill numbers of the shares of activation mass: orders 0, 1 and 2.",),
     )
 
 

@@ -15,8 +15,9 @@ from fluoroscope.moe.moex.comparison import MoexComparison
 from fluoroscope.moe.quantise import QuantisationEffects
 from fluoroscope.moe.result import ExpertProfile
 from fluoroscope.probes.degeneration import AttentionDegeneration
+from fluoroscope.probes.information.alignment_result import SpectralAlignment
 from fluoroscope.probes.information.flow_result import InformationFlow
-from fluoroscope.probes.information.geometry_result import HeadGeometry, SpectralAlignment
+from fluoroscope.probes.information.geometry_result import HeadGeometry
 from fluoroscope.probes.information.loss import LossDecomposition
 from fluoroscope.probes.information.predictions import Predictions
 from fluoroscope.probes.readings.ablation import AblationStory

@@ -270,14 +270,14 @@ def test_an_unknown_result_shows_as_much_as_it_says(context: Context) -> None:
         context,
     )  # fmt: skip
     grid, many, bad = (by_id(section, f"-{name}") for name in ("grid", "many", "bad"))
-    assert grid.reading == "2x20 values from 0 to 39."
+    assert grid.reading == "2 x 20 values from 0 to 39, mean 19.5."
     assert grid.notes == ("showing 32 of 40 values",)
     assert list(grid.data)[-1] == "grid[15]"
-    assert many.question == "a long array"
-    assert many.notes == ("showing 500 of 700 values",)
+    assert many.question == "What is many: a long array?"
+    assert many.notes[0] == "showing 500 of 700 values"
     assert list(many.data)[-1] == "many (nats)"
     assert bad.chart is None
-    assert section.figures[0].data == {"name": ["flag"], "value": ["True"]}
+    assert section.figures[0].data == {"name": ["flag"], "value": ["True"], "meaning": [""]}
 
 
 def test_a_trace_counts_tokens_per_pass_and_finds_the_doubt(

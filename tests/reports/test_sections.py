@@ -15,9 +15,11 @@ from markupsafe import Markup
 
 from fluoroscope.probes import Provenance, Run, create_run, open_run
 from fluoroscope.probes.vocabulary import Vocabulary
+from fluoroscope.reports.convert import to_svg
 from fluoroscope.reports.figure import Figure
 from fluoroscope.reports.section import Context, Section, read_stored
 from fluoroscope.reports.sections import ADDED_BY, RENDERERS
+from fluoroscope.reports.sections.generic import generic
 from tests.reports.examples import EXAMPLES, N_WORDS
 
 WORDS = Vocabulary(tuple(f" w{n}".encode() for n in range(N_WORDS)), frozenset())
@@ -181,3 +183,96 @@ def test_sections_are_drawn_for_odd_but_legal_results(tmp_path: Path) -> None:
     ids = [figure.id for section in made for figure in section.figures]
     assert len(ids) == len(set(ids))
     np.testing.assert_array_equal(made[0].figures[0].data["layer"], [0, 1, 2])
+
+
+# Results that no renderer knows -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Whatever HDF5 can hold."""
+    path = tmp_path_factory.mktemp("odd") / "run.h5"
+    with create_run(path, provenance=Provenance()) as writer:
+        writer.close()
+    spike = np.zeros(200_000)
+    spike[123_457], spike[7] = 5.0, -3.0
+    held: dict[str, Any] = {
+        "scalar": np.float64(3.5), "text": "one", "bool": np.array([True, False]),
+        "complex": np.array([1 + 2j, 3]), "three": np.arange(60.0).reshape(3, 4, 5),
+        "wild": np.array([1.0, np.inf, -np.inf, np.nan, 3.0]), "spike": spike,
+        "wide": np.tile(np.arange(5000.0), (3, 1)), "one": np.array([[7.0]]), "empty": np.zeros((0, 3)),
+        "bytes": np.array([b"ab\xff", b"c"], dtype="S3"), "a.b [c]": np.arange(3.0),
+        "record": np.array([(1, 2.0), (3, 4.0)], dtype=[("a", "i4"), ("b", "f4")]),
+        "null": h5py.Empty("f"),
+    }  # fmt: skip
+    with open_run(path).edit() as file:
+        group = file.create_group("results/odd <b>name")
+        group.attrs["kind"] = "odd \x1b kind"
+        group.attrs["list"] = np.arange(3)
+        group["inside/x"] = np.arange(4)
+        group.create_dataset(
+            "words", data=[["a", "b"], ["c", "d"]], dtype=h5py.string_dtype()
+        ).attrs["doc"] = "pairs of words"
+        for name, value in held.items():
+            group[name] = value
+        file.create_group("results/bare")
+    return open_run(path)
+
+
+def drawn(run: Run, name: str) -> Section:
+    with run.reading() as file:
+        stored = read_stored(name, file[f"results/{name}"])
+        return generic(stored, Context(run, None, lambda *_: Markup()))
+
+
+def values_of(spec: Any) -> list[dict[str, Any]]:
+    """The rows that a chart draws."""
+    if isinstance(spec, dict) and "values" in spec.get("data", {}):
+        return spec["data"]["values"]
+    parts = spec.values() if isinstance(spec, dict) else spec
+    found = (values_of(part) for part in parts if isinstance(part, dict | list))
+    return next((rows for rows in found if rows), [])
+
+
+def test_odd_results_are_shown_whole(odd: Run) -> None:
+    section = drawn(odd, "odd <b>name")
+    assert section.intro.endswith("shown as it is stored. Empty: empty.")
+    assert "\x1b" not in section.intro
+    figures = {figure.id.removeprefix("odd-<b>name-"): figure for figure in section.figures[1:]}
+    values = dict(zip(*list(section.figures[0].data.values())[:2], strict=True))
+    assert values == {"scalar": "3.5", "text": "one", "null": "None"}
+    assert figures["three"].reading == "3 x 4 x 5 values from 0 to 59, mean 29.5."
+    assert figures["three"].data["three[1, 2]"] == [7.0, 27.0, 47.0], "later axes are named"
+    assert figures["wild"].reading == "5 values from 1 to 3, mean 2."
+    assert figures["wild"].notes == ("3 of 5 values are not finite",)
+    assert figures["words"].data["words[1]"] == ["b", "d"]
+    assert figures["words"].question == "What is words: pairs of words?"
+    assert figures["bytes"].data["bytes"][0].endswith("\\xff")
+    assert figures["record:b"].data["record:b"] == [2.0, 4.0]
+    assert figures["inside/x"].source == "/results/odd <b>name/inside/x"
+    with odd.reading() as file:
+        assert all(figure.source in file for name, figure in figures.items() if name != "list")
+    assert figures["one"].chart is None, "one value needs no chart"
+    assert drawn(odd, "bare").figures == ()
+
+
+def test_thinned_charts_keep_spikes_and_say_so(odd: Run) -> None:
+    figures = {figure.id: figure for figure in drawn(odd, "odd <b>name").figures}
+    spike, wide = figures["odd-<b>name-spike"], figures["odd-<b>name-wide"]
+    rows = values_of(spike.vega_lite())
+    assert {(row["index"], row["spike"]) for row in rows} >= {(123_457, 5.0), (7, -3.0)}
+    assert len(rows) <= 500
+    assert "drawn: the least and the largest value of every part of the axis" in spike.notes
+    cells = values_of(wide.vega_lite())
+    assert len(cells) <= 2000
+    assert cells[0]["wide"] == pytest.approx(3.5), "mean of the first eight columns"
+    assert "drawn: means over 1 x 8 values" in wide.notes
+
+
+def test_odd_results_become_pictures(odd: Run) -> None:
+    """Names that a chart would take for paths into its data are drawn too."""
+    section = drawn(odd, "odd <b>name")
+    pictures = to_svg([
+        f for f in section.figures if "a.b" in f.id or f.id.endswith(("bool", "wide"))
+    ])
+    assert len(pictures) == 3
