@@ -37,8 +37,8 @@ class EvaluateOptions:
     """Rows that baselines are fitted on, at most."""
     n_loss_tokens: int = 2048
     """Tokens read with each dictionary spliced in; 0 leaves fidelity out."""
-    n_geometry_rows: int = 2048
-    """Rows of codes kept for co-active geometry and effective rank."""
+    n_geometry_rows: int = 1024
+    """Rows of codes kept for co-active geometry and effective rank, whose time grows with the cube."""
     probe_label: str | None = None
     """Token labels for sparse probing (`python-class`, `line-start`); None leaves probing out."""
     max_norm_ratio: float | None = 10.0

@@ -206,7 +206,8 @@ def gram_matrix(dictionary: Float[Tensor, "latents d"]) -> Float[Tensor, "latent
     return gram
 
 
-def _uses_gram(rows: Tensor, dictionary: Tensor, options: PursuitOptions) -> bool:
+def uses_gram(rows: Tensor, dictionary: Tensor, options: PursuitOptions) -> bool:
+    """Whether the best atoms are found by a Gram matrix: asked for, or it fits and is cheaper."""
     if options.method != "auto":
         return options.method == "gram"
     n, d = dictionary.shape
@@ -282,7 +283,7 @@ def _pursue(
 class _Pursuit(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, dictionary: Tensor, options: PursuitOptions) -> Any:
-        use_gram = _uses_gram(rows, dictionary, options)
+        use_gram = uses_gram(rows, dictionary, options)
         gram = gram_matrix(dictionary) if use_gram else None
         stretch = max(STRETCH_FLOATS // len(dictionary), 32) if use_gram else 2048
         if rows.is_cuda:

@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 
 from fluoroscope.probes.errors import OptionError
 from fluoroscope.sae import make_sae
-from fluoroscope.sae.matching_pursuit import gram_matrix, matching_pursuit
+from fluoroscope.sae.matching_pursuit import (
+    PursuitOptions,
+    gram_matrix,
+    matching_pursuit,
+    uses_gram,
+)
 from fluoroscope.sae.omp import orthogonal_matching_pursuit
 
 
@@ -112,6 +117,28 @@ def test_both_ways_choose_the_same_atoms(n_latents):
 def test_the_gram_matrix_is_whole():
     atoms = unit(2100, 5)
     torch.testing.assert_close(gram_matrix(atoms), atoms @ atoms.t())
+
+
+@pytest.mark.parametrize(
+    ("d", "n_latents", "n_rows", "n_steps", "expected"),
+    [
+        # What was faster, measured: 641 against 976 ms, 612 against 572, 60 against 36, 22 against 16.
+        (576, 8192, 256, 32, True),
+        (576, 8192, 128, 32, False),
+        (128, 4096, 64, 32, False),
+        (24, 2048, 512, 16, False),
+        # A Gram matrix of 40 GB does not fit, however many rows there are.
+        (576, 100_000, 10**6, 32, False),
+    ],
+)
+def test_the_cheaper_way_is_taken_by_itself(d, n_latents, n_rows, n_steps, expected):
+    rows, dictionary = (
+        torch.empty(n_rows, d, device="meta"),
+        torch.empty(n_latents, d, device="meta"),
+    )
+    assert uses_gram(rows, dictionary, PursuitOptions(n_steps=n_steps)) is expected
+    for method, asked in (("gram", True), ("direct", False)):
+        assert uses_gram(rows, dictionary, PursuitOptions(n_steps=n_steps, method=method)) is asked
 
 
 def test_a_longer_path_begins_with_the_shorter():
