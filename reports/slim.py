@@ -115,14 +115,14 @@ def _short(number: str) -> str:
 
 
 def _flatten(element: Element, said: dict[Element, tuple[str, str]]) -> None:
-    """Drop what paints nothing and unwrap groups that say nothing."""
+    """Drop what neither paints nor says anything and unwrap groups that say nothing."""
     kept: list[Element] = []
     for child in element:
         _flatten(child, said)
         tag, drawn = _tag(child), child.get("fill", "none") + child.get("stroke", "none")
-        if tag == "path" and (not child.get("d") or drawn == "nonenone"):
-            continue
-        if tag == "text" and not (child.text or len(child)):
+        unseen = tag == "path" and (not child.get("d") or drawn == "nonenone")
+        empty = tag == "text" and not (child.text or len(child))
+        if (unseen or empty) and child not in said:
             continue
         if tag == "g" and child not in said and (not child.attrib or not len(child)):
             kept += list(child)

@@ -11,6 +11,8 @@ from typing import Any
 from sphinx.application import Sphinx
 
 BEFORE_NAPOLEON = 400
+NOTHING = "\\ "
+"""An escaped blank: napoleon takes the first line of an attribute up to a colon for its type."""
 CODE = re.compile(r"(``[^`]+``|`[^`]+`)")
 SECTION = re.compile(
     r"^(Args|Returns|Raises|Yields|Attributes|References|Example|Examples|Note):\s*$"
@@ -56,7 +58,8 @@ def _with_pictures(lines: list[str]) -> list[str]:
 
 def _is_picture(paragraph: list[str]) -> bool:
     in_columns = sum(bool(COLUMNS.search(line)) for line in paragraph)
-    return paragraph[0].startswith("  ") or in_columns > 1
+    hangs = any(line.startswith("      ") for line in paragraph) and not ITEM.match(paragraph[0])
+    return paragraph[0].startswith("  ") or in_columns > 1 or hangs
 
 
 def _paragraphs(lines: list[str]) -> list[list[str]]:
@@ -90,6 +93,8 @@ def _process(
 ) -> None:
     has_sections = any(SECTION.match(line) for line in lines)
     lines[:] = _escaped(lines) if has_sections else _with_pictures(lines)
+    if what == "attribute":
+        lines.insert(0, NOTHING)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
