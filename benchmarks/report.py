@@ -10,6 +10,7 @@ Chromium from disk, in a tab of its own each time; prints medians with the range
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import statistics
 import tempfile
@@ -32,16 +33,18 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.html"
-        drawn = []
+        drawn, worked = [], []
         for _ in range(given.times):
-            started = time.perf_counter()
+            started, before = time.perf_counter(), sum(os.times()[:4])
             build_report(given.run, page)
             drawn.append(time.perf_counter() - started)
+            worked.append(sum(os.times()[:4]) - before)
         loaded, elements = _load(page, given.times)
         size = page.stat().st_size / 1e6
     print(f"{platform.machine()}, Python {platform.python_version()}, {given.times} times each")
     print(f"size    {size:6.2f} MB   (budget {MB:g})")
     print(f"draw    {_told(drawn)}   (budget {DRAW_S:g})")
+    print(f"  work  {_told(worked)}   (processor time, children included)")
     print(f"ready   {_told(loaded)}   (budget {LOAD_S:g})")
     print(f"elements when ready: {elements:,}")
 

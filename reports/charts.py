@@ -24,6 +24,7 @@ from .thinning import (
     thin_lines,
     thin_points,
 )
+from .tokens import printable
 
 Chart = alt.TopLevelMixin | None
 
@@ -224,7 +225,7 @@ def _noted(chart: Any, told: Sequence[str]) -> alt.TopLevelMixin:
 
 def _field(name: str) -> str:
     """A column's name as a field: dots and brackets in it are no path into the row."""
-    return re.sub(r"([.\[\]\\'\"])", r"\\\1", name)
+    return re.sub(r"([.\[\]\\'\"])", r"\\\1", printable(name))
 
 
 def _thinned(values: Iterable[Any], *, most: int = MAX_LABELS) -> alt.Axis:

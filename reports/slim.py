@@ -15,6 +15,8 @@ from collections import Counter
 from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
+from .tokens import printable
+
 SVG = "{http://www.w3.org/2000/svg}"
 INHERITED = (
     "fill", "stroke", "stroke-width", "stroke-opacity", "fill-opacity", "stroke-dasharray",
@@ -52,7 +54,7 @@ def slim(root: Element) -> list[Label]:
     for element in root.iter():
         kind, text = element.get("aria-roledescription"), element.get("aria-label")
         if kind and text and element is not root:
-            said[element] = (kind, text)
+            said[element] = (kind, printable(text))
         for name in _SPOKEN:
             element.attrib.pop(name, None)
         _round(element)

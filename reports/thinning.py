@@ -32,10 +32,8 @@ def drawable(rows: Rows, fields: Iterable[str], *, positive: str = "") -> tuple[
     whole = [row for row in rows if all(row.get(name) is not None for name in names)]
     kept = [row for row in whole if not positive or row[positive] > 0]
     hidden = len(whole) - len(kept)
-    told = [
-        f"{hidden:,} of {len(whole):,} values are zero or less and have no place on a log scale"
-    ]
-    return kept, told if hidden else []
+    told = f"{hidden:,} of {len(whole):,} values are zero or less: no place on a log scale"
+    return kept, [told] if hidden else []
 
 
 def thin_lines(rows: Rows, x: str, y: str, series: str | None) -> tuple[Rows, list[str]]:
