@@ -6,6 +6,7 @@ published form without a GPU: sparsify (eai-sparsify), dictionary-learning, SAEL
 pursuit SAELens and overcomplete. Those that are not installed are left out and named.
 
     python benchmarks/sae_training.py                     TopK family, then matching pursuit
+    python benchmarks/sae_training.py --cpu-time          CPU time of one thread, for a busy machine
     python benchmarks/sae_training.py --memory 100000     peak memory of a step at so many latents
 """
 
@@ -15,6 +16,7 @@ import argparse
 import importlib.util
 import resource
 import sys
+import time
 import types
 import warnings
 from collections.abc import Callable
@@ -130,8 +132,9 @@ def overcomplete(rows: torch.Tensor, d_sae: int, k: int) -> Step:
 
 
 def timed(
-    contestants: dict[str, Callable[[], Step]], n_rows: int, rounds: int, against: str
-) -> None:
+    contestants: dict[str, Callable[[], Step]], n_rows: int, rounds: int, against: str,
+    clock: Callable[[], float],
+) -> None:  # fmt: skip
     """Time what can be made; name what cannot."""
     made = {}
     for name, make in contestants.items():
@@ -139,7 +142,8 @@ def timed(
             made[name] = make()
         except ImportError as error:
             console.print(f"{name}: left out, not installed ({error})")
-    show(interleaved(made, rounds=rounds), work=n_rows, unit="rows", against=against)
+    found = interleaved(made, rounds=rounds, clock=clock)
+    show(found, work=n_rows, unit="rows", against=against if against in made else next(iter(made)))
 
 
 def memory(n_latents: int, d: int, k: int, n_rows: int) -> None:
@@ -167,10 +171,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=["topk", "pursuit"])
     parser.add_argument("--memory", type=int)
+    parser.add_argument("--cpu-time", action="store_true")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     d, p, k = args.d, args.latents, args.k
     header("sae_training", width=d, latents=p, k=k, dtype="float32")
+    clock = time.perf_counter
+    if args.cpu_time:
+        torch.set_num_threads(1)
+        clock = time.process_time
     if args.memory:
         memory(args.memory, d, k, args.rows)
         return
@@ -186,20 +195,18 @@ def main() -> None:
             "SAELens topk": lambda: saelens(rows, p, k),
         }
         console.print(f"TopK family, {args.rows:,} rows a step")
-        timed(contestants, args.rows, args.rounds, "floor: two dense products")
+        timed(contestants, args.rows, args.rounds, "floor: two dense products", clock)
     if args.only != "topk":
         for n_rows in dict.fromkeys((args.pursuit_rows, args.rows)):
             part = torch.randn(n_rows, d, generator=generator)
             pursuits: dict[str, Callable[[], Step]] = {
-                "fluoroscope mp": lambda part=part: ours("mp", part, p, k)
+                "fluoroscope mp": lambda part=part: ours("mp", part, p, k),
+                "SAELens mp": lambda part=part: saelens_pursuit(part, p, k),
             }
             if n_rows == args.pursuit_rows:
-                pursuits |= {
-                    "SAELens mp": lambda part=part: saelens_pursuit(part, p, k),
-                    "overcomplete mp": lambda part=part: overcomplete(part, p, k),
-                }
+                pursuits["overcomplete mp"] = lambda part=part: overcomplete(part, p, k)
             console.print(f"Matching pursuit, {n_rows:,} rows a step")
-            timed(pursuits, n_rows, max(args.rounds // 2, 2), list(pursuits)[-1])
+            timed(pursuits, n_rows, max(args.rounds // 2, 2), "SAELens mp", clock)
 
 
 if __name__ == "__main__":

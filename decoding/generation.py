@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..probes.errors import UnknownSiteError
+from ..probes.markup import table_html
 from .rowlog import RowLog
 from .stopping import StopReason
 from .trace import Trace
@@ -125,4 +125,6 @@ class Generation:
         )
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(self.prompt)}<mark>{html.escape(self.text)}</mark></p>"
+        stats = [(key, f"{value:.4g}") for key, value in self.stats.as_dict().items() if value]
+        told = [("prompt", self.prompt), ("text", self.text), ("stopped by", self.stop_reason)]
+        return table_html(f"Generation by {self.engine}", [*told, *stats])

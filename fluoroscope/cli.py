@@ -20,6 +20,7 @@ from .commands import (
     distil,
     doctor,
     export,
+    figures,
     information,
     inspect,
     lens,
@@ -31,6 +32,7 @@ from .commands import (
     sae,
     subjects,
     superposition,
+    superposition_layers,
     synthetic,
     xray,
 )
@@ -70,6 +72,7 @@ COMMANDS = (
     decode.engines,
     distil.distil,
     report.report,
+    figures.figures,
     compare.compare,
     inspect.info,
     inspect.verify,
@@ -122,7 +125,7 @@ GROUPS = {
     "superposition": (
         "Superposition: effective features of layers, and experiments on the measure.",
         (
-            superposition.layers,
+            superposition_layers.layers,
             superposition.toy,
             superposition.parity,
             superposition.sort,

@@ -23,6 +23,7 @@ import h5py
 import numpy as np
 
 from .errors import DamagedRunFileError
+from .markup import table_html
 from .storable import storable, text_array
 
 _DESCRIPTION = "fluoroscope"
@@ -78,6 +79,36 @@ class Result:
                 "read it with the class of that kind."
             )
         return cls(**{field.name: _read(group, field) for field in dataclasses.fields(cls)})
+
+    def _repr_html_(self) -> str:
+        fields = dataclasses.fields(self)
+        rows = [_row(field, getattr(self, field.name)) for field in fields]
+        return table_html(
+            f"{type(self).__name__} ({self.kind})", rows, head=("field", "what it is", "value")
+        )
+
+
+def _row(field: dataclasses.Field[Any], value: Any) -> tuple[str, str, str]:
+    """A field in a notebook: name, meaning with axes and unit, value or size with a sample."""
+    description = field.metadata.get(_DESCRIPTION, {"doc": "", "axes": (), "unit": ""})
+    axes, unit = " x ".join(description["axes"]), description["unit"]
+    meaning = f"{description['doc']}{f' ({axes})' if axes else ''}{f', {unit}' if unit else ''}"
+    return field.name, meaning, _brief(value)
+
+
+def _brief(value: Any) -> str:
+    if not isinstance(value, np.ndarray):
+        return f"{value:.6g}" if isinstance(value, float) else str(value)
+    size = f"{'x'.join(map(str, value.shape)) or 'single'} {value.dtype}"
+    if value.dtype.kind in "fiu" and np.isfinite(value).any():
+        finite = value[np.isfinite(value)]
+        size += f", {finite.min():.4g} to {finite.max():.4g}"
+        if finite.size < value.size:
+            size += f", {value.size - finite.size} not finite"
+    sample = ", ".join(_brief(one.item()) for one in value.ravel()[:3])
+    return (
+        f"{size}: {sample}{', ...' if value.size > 3 else ''}" if value.size else f"{size}, empty"
+    )
 
 
 def _write(group: h5py.Group, field: dataclasses.Field[Any], value: Any) -> None:

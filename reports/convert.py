@@ -83,12 +83,15 @@ def to_svg(figures: Sequence[Figure]) -> dict[str, Picture]:
     }
 
 
-def draw(charts: Sequence[tuple[Figure, dict[str, Any]]], kind: Kind) -> list[bytes]:
+def draw(
+    charts: Sequence[tuple[Figure, dict[str, Any]]], kind: Kind, *, scale: float = PNG_SCALE
+) -> list[bytes]:
     """Charts drawn by the converter, in their order.
 
     Args:
         charts: Figures (to name them in errors) and their specifications.
         kind: What to draw them as.
+        scale: Pixels of a PNG per unit of the chart.
 
     Raises:
         ChartError: The converter failed on a figure.
@@ -99,13 +102,13 @@ def draw(charts: Sequence[tuple[Figure, dict[str, Any]]], kind: Kind) -> list[by
     size = -(-len(charts) // most)
     parts = [charts[start : start + size] for start in range(0, len(charts), size)]
     with ThreadPoolExecutor(len(parts)) as pool:
-        drawn = list(pool.map(lambda part: _draw(part, kind), parts))
+        drawn = list(pool.map(lambda part: _draw(part, kind, scale), parts))
     return [picture for part in drawn for picture in part]
 
 
-def _draw(charts: Sequence[tuple[Figure, dict[str, Any]]], kind: Kind) -> list[bytes]:
+def _draw(charts: Sequence[tuple[Figure, dict[str, Any]]], kind: Kind, scale: float) -> list[bytes]:
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, kind, str(PNG_SCALE)],
+        [sys.executable, "-c", CHILD, kind, str(scale)],
         input="\n".join(json.dumps(spec) for _, spec in charts),
         capture_output=True,
         text=True,

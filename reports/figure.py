@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ from .tokens import printable
 Column = list[Any]
 FORMATS = ("svg", "pdf", "png", "csv", "vega-lite")
 """What a figure can be written as."""
+BLANK = "none of the measured numbers is finite, so there is nothing to draw"
 ENDINGS = {"vega-lite": "vl.json"}
 """Endings of files that are not the name of their format."""
 
@@ -70,6 +72,20 @@ class Figure:
         return [
             all(isinstance(value, int | float) for value in column) for column in self.data.values()
         ]
+
+    @cached_property
+    def caveats(self) -> tuple[str, ...]:
+        """What stands in the caption: the notes, what the picture leaves out, that nothing is there."""
+        meta = {} if self.chart is None else self._specification.get("usermeta", {})
+        blank = (BLANK,) if self.is_blank else ()
+        return (*self.notes, *meta.get("drawn", ()), *blank)
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether there are measured numbers and none of them is finite."""
+        held = [value for column in self.data.values() for value in column]
+        measured = [value for value in held if isinstance(value, float)]
+        return bool(measured) and not any(math.isfinite(value) for value in measured)
 
     def csv(self) -> str:
         """The whole table as CSV, numbers in full."""
@@ -142,8 +158,8 @@ class Figure:
 def cell(value: Any) -> str:
     """A number or text as a table cell: four digits, without exponents where they are not needed."""
     if isinstance(value, float):
-        if value != value:
-            return "–"
+        if not math.isfinite(value):
+            return "–" if value != value else f"{value:+}".replace("inf", "∞")
         return f"{value:,.0f}" if 1e3 <= abs(value) < 1e9 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)
 

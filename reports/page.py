@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 import shlex
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +14,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..probes.errors import OptionError
+from ..probes.errors import DamagedRunFileError, OptionError
 from ..probes.runfile import Run, open_run
 from ..probes.runfile.atomic import replacing
 from ..probes.runfile.h5 import members, subgroup
@@ -26,13 +29,14 @@ from .convert import Picture, to_svg
 from .figure import Figure
 from .packed import block, take_tips, tree
 from .redact import Redact, RedactedRun
-from .section import Context, Section, read_stored
+from .section import Context, Section, Stored, read_stored
 from .sections import ADDED_BY, RENDERERS
 from .sections.engines import engines
 from .sections.generic import generic
 from .sections.trace import ID as TRACE
 from .sections.trace import traces
 from .tokens import label, printable
+from .verdict import Statement, by_question, verdict_of
 
 CHAPTERS = (
     "Decode trace",
@@ -49,6 +53,10 @@ CHAPTERS = (
 
 TABLE_ROWS = 50
 MAX_MB = 10.0
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What a renderer raises on a result without rows or numbers it counted on."""
+UNMEASURED = "None of the measured numbers is finite."
+_NAN = re.compile(r"\bnan\b")
 STANDING = 64
 """Figures of a section that stand in the page (a dictionary's index and 21 cards); the script makes
 the others when a reader comes near."""
@@ -61,6 +69,7 @@ def build_report(
     only: Sequence[str] | None = None,
     max_mb: float = MAX_MB,
     redact: Redact | None = None,
+    refresh_s: float | None = None,
 ) -> Path:
     """Draw a run file as one HTML page that works offline; no model is needed.
 
@@ -73,6 +82,8 @@ def build_report(
         max_mb: Refuse to write a page larger than this.
         redact: Replace texts by blocks of their length while numbers stay: "prompts", or "text" for
             all of them; see `redact.py`.
+        refresh_s: The page reads itself again after so many seconds, for a run that is still being
+            written; see `following.py`.
 
     Raises:
         RunFileError: The run file cannot be read.
@@ -84,7 +95,7 @@ def build_report(
     _require_known(opened, only)
     if redact is not None:
         opened = RedactedRun(opened, redact)
-    html = render(opened, only=only)
+    html = render(opened, only=only, refresh_s=refresh_s)
     size = len(html.encode()) / 1e6
     if size > max_mb:
         raise OptionError(
@@ -122,9 +133,13 @@ def render(run: Run, *, only: Sequence[str] | None = None, refresh_s: float | No
     shown, blocks = {}, {}
     for section in sections:
         shown[section.id], blocks[section.id] = _shown_figures(section, pictures, environment)
+    verdict, unsaid = _verdict(run, only)
     viewer = any(section.id == TRACE for section in sections)
     styles = [_static(name) for name in ("report.css", *(("trace.css",) if viewer else ()))]
-    scripts = [_static(name) for name in ("report.js", *(("trace.js",) if viewer else ()))]
+    scripts = [
+        _static(name)
+        for name in ("report.js", *(("trace.js",) if viewer else ()), *_sorting(sections))
+    ]
     return environment.get_template("page.html.j2").render(
         title=label(run.path.stem),
         run=run,
@@ -133,10 +148,11 @@ def render(run: Run, *, only: Sequence[str] | None = None, refresh_s: float | No
         provenance_json=inert(run.provenance.as_dict()),
         chapters=[(c, [s for s in sections if s.chapter == c]) for c in CHAPTERS],
         sections=sections,
+        verdict=by_question(verdict),
         shown=shown,
         blocks=blocks,
         missing=_missing(run) if only is None else [],
-        warnings=[*_warnings(run), *(w for s in sections for w in s.warnings)],
+        warnings=[*_warnings(run), *unsaid, *(w for s in sections for w in s.warnings)],
         styles=[Markup(style) for style in styles],
         scripts=[Markup(script) for script in scripts],
         style_hashes=[_hash(style) for style in styles],
@@ -147,12 +163,15 @@ def render(run: Run, *, only: Sequence[str] | None = None, refresh_s: float | No
     )
 
 
-def figures_of(run: str | Path | Run, *, only: Sequence[str] | None = None) -> list[Figure]:
+def figures_of(
+    run: str | Path | Run, *, only: Sequence[str] | None = None, redact: Redact | None = None
+) -> list[Figure]:
     """The figures of a run's page, in its order.
 
     Args:
         run: A run file, or its path.
         only: Names of results or traces; None for all.
+        redact: Texts to replace by blocks; see `build_report`.
 
     Raises:
         RunFileError: The run file cannot be read.
@@ -160,6 +179,8 @@ def figures_of(run: str | Path | Run, *, only: Sequence[str] | None = None) -> l
     """
     opened = run if isinstance(run, Run) else open_run(run)
     _require_known(opened, only)
+    if redact is not None:
+        opened = RedactedRun(opened, redact)
     sections = _distinct(_sections(opened, _environment(), only))
     sections.sort(key=lambda section: CHAPTERS.index(section.chapter))
     return [figure for section in sections for figure in section.figures]
@@ -219,6 +240,12 @@ def _shown_figures(
     return shown, {kind: block(value) for kind, value in parts.items() if value}
 
 
+def _sorting(sections: Sequence[Section]) -> tuple[str, ...]:
+    """The script that sorts and filters, where there is a table to sort."""
+    tables = (figure.html for section in sections for figure in section.figures)
+    return ("sorting.js",) if any('class="sortable"' in (html or "") for html in tables) else ()
+
+
 def _sections(run: Run, environment: Environment, only: Sequence[str] | None) -> Iterator[Section]:
     def macro(template: str, name: str, arguments: dict[str, Any]) -> Markup:
         module = environment.get_template(template).module
@@ -233,8 +260,69 @@ def _sections(run: Run, environment: Environment, only: Sequence[str] | None) ->
             yield traces({name: subgroup(file, f"trace/{name}") for name in shown}, context)
         for name in sorted(run.results, key=_place):
             if only is None or name in only:
-                stored = read_stored(name, subgroup(file, f"results/{name}"))
-                yield RENDERERS.get(stored.kind, generic)(stored, context)
+                yield _section(_read(run, file, name), context)
+
+
+def _read(run: Run, file: h5py.File, name: str) -> Stored:
+    try:
+        return read_stored(name, subgroup(file, f"results/{name}"))
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise DamagedRunFileError(
+            f"/results/{name} of {run.path.name} cannot be read ({error}). Run its analysis again, or "
+            f"leave it out: --only, with the names of the others."
+        ) from error
+
+
+def _section(stored: Stored, context: Context) -> Section:
+    """A result's section; as it is stored where its kind's renderer cannot make sense of it.
+
+    An analysis of empty or broken text gives results without rows or without a finite number. A page
+    that says so is worth more than none.
+    """
+    told = [f"{stored.name}: {what}." for what in _hollow(stored)]
+    try:
+        with warnings.catch_warnings():  # means over nothing are NaN here, and shown as such
+            warnings.simplefilter("ignore", RuntimeWarning)
+            made = RENDERERS.get(stored.kind, generic)(stored, context)
+    except UNREADABLE as error:
+        reason = label(f"{type(error).__name__}: {error}", longest=200)
+        told.append(
+            f"{stored.name} could not be shown as a result of kind {stored.kind} ({reason}); it is "
+            "shown as it is stored."
+        )
+        made = generic(stored, context)
+    return replace(
+        made,
+        figures=tuple(
+            replace(one, reading=UNMEASURED if one.is_blank else _NAN.sub("–", one.reading))
+            for one in made.figures
+        ),
+        tiles=tuple(replace(tile, value=_NAN.sub("–", tile.value)) for tile in made.tiles),
+        verdict="" if _NAN.search(made.verdict) else made.verdict,
+        warnings=(*made.warnings, *told),
+    )
+
+
+def _verdict(run: Run, only: Sequence[str] | None) -> tuple[tuple[Statement, ...], list[str]]:
+    """What the run comes to, and a warning where its results are too broken to say."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return verdict_of(run, only), []
+    except UNREADABLE as error:
+        reason = label(f"{type(error).__name__}: {error}", longest=200)
+        return (), [f"What the results come to could not be said ({reason})."]
+
+
+def _hollow(stored: Stored) -> list[str]:
+    """What a result lacks to be read: any row, or any finite number."""
+    arrays = [value for value in stored.values.values() if isinstance(value, np.ndarray)]
+    measured = [value for value in arrays if value.dtype.kind == "f" and value.size]
+    if arrays and not any(value.size for value in arrays):
+        return ["all of its arrays are empty"]
+    if measured and not any(np.isfinite(value).any() for value in measured):
+        return ["none of its measured numbers is finite"]
+    return []
 
 
 def _place(name: str) -> tuple[int, str]:

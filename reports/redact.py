@@ -32,6 +32,8 @@ from ..probes.storable import text_array
 from ..probes.vocabulary import Vocabulary
 
 Redact = Literal["prompts", "text"]
+JSON = "json:"
+"""What stands before JSON in an attribute of a result."""
 BLOCK = "░"
 """Light, so that a background colour still shows."""
 LONGEST = 64
@@ -194,7 +196,10 @@ class RedactedRun(Run):
     def _hide_text(self, held: h5py.Group | h5py.Dataset) -> None:
         for key, value in dict(held.attrs).items():
             if key == "options":
-                held.attrs[key] = json.dumps(_bare(json.loads(str(value))))
+                mark = JSON if str(value).startswith(JSON) else ""
+                held.attrs[key] = mark + json.dumps(
+                    _bare(json.loads(str(value).removeprefix(mark)))
+                )
             elif isinstance(value, str) and key not in KEPT_ATTRIBUTES:
                 held.attrs[key] = blocks(value)
             elif isinstance(value, np.integer) and IDS.search(key):

@@ -41,7 +41,7 @@ class Section:
     html: Markup = Markup("")
     tiles: tuple[Tile, ...] = ()
     verdict: str = ""
-    """A plain sentence for the top of the page, with a number in it."""
+    """What the section comes to, a plain sentence with a number in it, shown above its figures."""
     warnings: tuple[str, ...] = ()
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from ..probes.errors import OptionError
-from .base import SaeOptions, SparseAutoencoder
+from .base import SparseAutoencoder
 from .batchtopk import BatchTopKSae
 from .gated import GatedSae
 from .jumprelu import JumpReluSae
 from .matryoshka import MatryoshkaSae
 from .mp import MpSae
 from .omp import OmpSae
+from .options import SaeOptions
 from .relu import ReluSae
 from .topk import TopKSae
 

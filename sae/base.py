@@ -11,81 +11,19 @@ a row is an atom. `W_enc` lies in memory latent by latent, so that a sparse grad
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..probes.errors import OptionError
 from .codes import Codes, SparseCodes, as_dense, as_sparse, flat_rows
+from .options import SaeOptions
+from .output import SaeOutput, TrainingState, squared_error, total
 from .sparse import sparse_decode
-
-DecoderNorm = Literal["unit", "ball", "free"]
-"""Atoms are held at length 1, at most 1, or free."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SaeOptions:
-    """Options of every architecture."""
-
-    d_in: int
-    """Width of the rows that are read."""
-    d_sae: int
-    """Latents in the dictionary."""
-    d_out: int | None = None
-    """Width of the rows that are rebuilt, for a transcoder; None: the rows read themselves."""
-    apply_b_dec_to_input: bool = True
-    """Whether the decoder's bias is subtracted before encoding; never for a transcoder."""
-    decoder_norm: DecoderNorm = "unit"
-    """Length of the atoms after every step of training."""
-    input_norm: Literal["none", "token_std"] = "none"
-    """token_std: each row is centred and divided by its standard deviation before encoding, and the
-    reconstruction is put back (no folding can undo it)."""
-    decoder_init_norm: float = 1.0
-    """Length of the atoms at the beginning; 0.1 in the April 2024 recipe."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be."""
-        for name in ("d_in", "d_sae", "d_out"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise OptionError(f"{name} must be at least 1, got {value}.")
-        if self.decoder_init_norm <= 0:
-            raise OptionError(f"decoder_init_norm must be above 0, got {self.decoder_init_norm}.")
-        if self.d_out is not None and (self.apply_b_dec_to_input or self.input_norm != "none"):
-            raise OptionError(
-                "A transcoder (d_out set) reads another site than it rebuilds: it needs "
-                "apply_b_dec_to_input=False and input_norm='none'."
-            )
-
-
-class SaeOutput(NamedTuple):
-    """What a forward pass gives."""
-
-    reconstruction: Tensor
-    """Rebuilt rows, as the target is shaped and scaled."""
-    codes: Codes
-    """Active latents: sparse where the architecture selects them, else a full matrix."""
-    loss: Tensor
-    """Sum of `losses`, a scalar to be minimised."""
-    losses: dict[str, Tensor]
-    """Each term of the loss with its coefficient: 'reconstruction' is the squared error summed over
-    the row and averaged over rows; others are named by the architecture and stand in training only."""
-
-
-class TrainingState(NamedTuple):
-    """What the loss needs to know of the training it is part of."""
-
-    dead: Bool[Tensor, " latents"] | None = None
-    """Latents that have not fired for long; None where nobody counts."""
-    sparsity: float = 1.0
-    """Factor of the sparsity penalty, below 1 while it warms up."""
 
 
 class SparseAutoencoder(nn.Module, ABC):
@@ -353,13 +291,6 @@ class SparseAutoencoder(nn.Module, ABC):
         return f"{self.architecture}: {self.d_in}{to}, {self.d_sae} latents"
 
 
-def squared_error(
-    reconstruction: Float[Tensor, "rows d_out"], target: Float[Tensor, "rows d_out"]
-) -> Float[Tensor, ""]:
-    """Squared error summed over the row, averaged over rows."""
-    return (reconstruction - target).square().sum() / max(len(target), 1)
-
-
 def row_moments(
     rows: Float[Tensor, "rows d_in"],
 ) -> tuple[Float[Tensor, "rows 1"], Float[Tensor, "rows 1"]]:
@@ -367,13 +298,3 @@ def row_moments(
     mean = rows.mean(-1, keepdim=True)
     deviation = (rows - mean).square().mean(-1, keepdim=True).sqrt()
     return mean, deviation + 1e-6
-
-
-def total(losses: Mapping[str, Tensor]) -> Tensor:
-    """Sum of all terms."""
-    return torch.stack([term.float() for term in losses.values()]).sum()
-
-
-def default_learning_rate(d_sae: int) -> float:
-    """2e-4 / sqrt(latents / 2^14): the rule of the TopK family (arXiv 2406.04093, section A)."""
-    return 2e-4 / math.sqrt(d_sae / 2**14)

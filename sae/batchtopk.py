@@ -15,10 +15,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .base import SaeOptions, TrainingState
 from .batch_encoding import encode_above, encode_batch_top_k
 from .codes import Codes
 from .jumprelu import JumpReluOptions, JumpReluSae
+from .options import SaeOptions
+from .output import TrainingState
 from .topk import TopKOptions, TopKSae
 
 THRESHOLD_RATE = 0.01

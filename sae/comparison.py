@@ -30,7 +30,7 @@ class SaeComparison(Result):
     fvu_low: np.ndarray = described("lower 95 % bound over documents", axes=("dictionaries",))
     fvu_high: np.ndarray = described("upper bound", axes=("dictionaries",))
     fvu_all: np.ndarray = described(
-        "the same with special and first tokens", axes=("dictionaries",)
+        "the same with special, first and very long rows", axes=("dictionaries",)
     )
     nmse: np.ndarray = described("squared error over squared norm", axes=("dictionaries",))
     cosine: np.ndarray = described("mean cosine to the row", axes=("dictionaries",))
@@ -60,6 +60,7 @@ class SaeComparison(Result):
     effective_rank: np.ndarray = described("of co-activation", axes=("dictionaries",))
     n_rows: int = described("rows measured")
     n_documents: int = described("documents they are from")
+    n_long: int = described("rows left out because they are too long", default=0)
     loss: np.ndarray = described("next-token loss, spliced", axes=("dictionaries",), unit="nats")
     delta_loss: np.ndarray = described("its rise", axes=("dictionaries",), unit="nats")
     delta_low: np.ndarray = described("lower bound", axes=("dictionaries",), unit="nats")

@@ -87,6 +87,7 @@ def evaluate(
     records = [getattr(one, "metadata", {}) for one in dictionaries.values()]
     parts = held_out(run, options, records)
     held = run.activations[site]
+    parts = parts.without_long(held, options.max_norm_ratio)
     everyone = dict(dictionaries)
     if options.baselines:
         everyone |= _baselines(held.gather(parts.fit).float(), dictionaries, options)
@@ -107,6 +108,7 @@ def evaluate(
         trained_here=np.array([_trained_here(run, one, parts) for one in everyone.values()]),
         n_rows=len(test_kept),
         n_documents=len(np.unique(parts.source[test_kept])),
+        n_long=parts.n_long,
         density_edges=BIN_EDGES,
         **columns,
         **_fidelity(run, site, everyone, model, parts, options, progress),

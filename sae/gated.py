@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ..probes.errors import OptionError
-from .base import SaeOptions, SparseAutoencoder, TrainingState, squared_error
+from .base import SparseAutoencoder
 from .codes import Codes
+from .options import SaeOptions
+from .output import TrainingState, squared_error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,18 +9,20 @@ which is told (`SaeComparison.trained_here`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int64
 
 from ..probes.errors import OptionError
 from ..probes.readings.labels import LABELS
 from ..probes.runfile import Run
+from ..probes.runfile.activations import Activations
 from .documents import source_of_rows, unseen
 from .features.build import kept_rows
 
+CHUNK = 4096
 FIT_SHARE = 0.25
 """Share of the source documents that baselines are fitted on."""
 
@@ -39,6 +41,9 @@ class EvaluateOptions:
     """Rows of codes kept for co-active geometry and effective rank."""
     probe_label: str | None = None
     """Token labels for sparse probing (`python-class`, `line-start`); None leaves probing out."""
+    max_norm_ratio: float | None = 10.0
+    """Rows longer than this many medians are left out, as in training; None keeps all. A few massive
+    activations hold most of the variance of many residual streams, and training leaves them out."""
     baselines: bool = True
     """Whether principal components and a random decoder of equal L0 are measured too."""
     seed: int = 0
@@ -48,6 +53,8 @@ class EvaluateOptions:
         """Refuse what cannot be."""
         if min(self.n_rows, self.n_fit_rows, self.n_geometry_rows) < 2 or self.n_loss_tokens < 0:
             raise OptionError("Numbers of rows must be at least 2, of loss tokens at least 0.")
+        if self.max_norm_ratio is not None and self.max_norm_ratio <= 1:
+            raise OptionError(f"max_norm_ratio must be above 1, got {self.max_norm_ratio:g}.")
         if self.probe_label is not None and self.probe_label not in LABELS:
             raise OptionError(
                 f"probe_label must be one of {', '.join(LABELS)}, got {self.probe_label!r}."
@@ -65,6 +72,24 @@ class HeldOut:
     kept: Bool[np.ndarray, " rows"]
     judged: frozenset[int]
     """Numbers of all source documents that may be measured on, `test` being cut at a number of rows."""
+    n_long: int = 0
+    """Rows left out because they are too long, of those that were to be measured."""
+
+    def without_long(self, held: Activations, ratio: float | None) -> HeldOut:
+        """The same without rows longer than so many medians of the rows fitted on.
+
+        Args:
+            held: The rows of a site.
+            ratio: How many; None keeps all.
+        """
+        if ratio is None or not len(self.fit):
+            return self
+        fit = _norms(held, self.fit)
+        limit = ratio * float(np.median(fit))
+        kept = self.kept.copy()
+        kept[self.test] &= _norms(held, self.test) <= limit
+        n_long = int(self.kept[self.test].sum() - kept[self.test].sum())
+        return replace(self, fit=self.fit[fit <= limit], kept=kept, n_long=n_long)
 
 
 def held_out(
@@ -100,6 +125,11 @@ def held_out(
     enough = np.flatnonzero(kept[test].cumsum() >= options.n_rows)
     judged = frozenset(np.unique(source[test]).tolist())
     return HeldOut(fit, test[: enough[0] + 1] if len(enough) else test, source, kept, judged)
+
+
+def _norms(held: Activations, rows: Int64[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:
+    pieces = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+    return np.concatenate([held.gather(piece).float().norm(dim=1).numpy() for piece in pieces])
 
 
 def _some(rows: Int64[np.ndarray, " all"], options: EvaluateOptions) -> Int64[np.ndarray, " fit"]:

@@ -21,8 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from ..probes.errors import OptionError
-from .base import SaeOptions, SparseAutoencoder, TrainingState
+from .base import SparseAutoencoder
 from .codes import Codes
+from .options import SaeOptions
+from .output import TrainingState
 
 TANH_SLOPE = 4.0
 """c in tanh(c z |d|) (Anthropic, January 2025)."""

@@ -19,10 +19,11 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from ..probes.errors import OptionError
-from .base import SaeOutput, SparseAutoencoder, TrainingState, default_learning_rate
+from .base import SparseAutoencoder
 from .codes import SparseCodes
 from .errors import DivergedError
-from .schedule import ScheduleOptions
+from .output import SaeOutput, TrainingState
+from .schedule import ScheduleOptions, default_learning_rate
 
 Precision = Literal["float32", "bfloat16"]
 """Type of a training's matrix products."""

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from ..probes.errors import OptionError
 from .codes import SparseCodes
+from .scratch import scratch
 from .select import first_argmax
 
 Method = Literal["auto", "gram", "direct"]
@@ -40,7 +41,12 @@ Method = Literal["auto", "gram", "direct"]
 
 GRAM_BYTES = 2**30
 """Largest Gram matrix that `auto` makes (16,384 atoms in float32)."""
-STRETCH_FLOATS = 2**21
+GRAM_ROWS, GRAM_TILE = 512, 256
+"""Rows of the Gram matrix computed at a time, and columns of them mirrored at a time."""
+GRAM_COST, CORRECTION_COST = 1.2, 50
+"""Cost of a Gram matrix over that of half a dense product, and of correcting one correlation in
+multiplications (measured on one CPU core): what `auto` weighs against 2 d multiplications each."""
+STRETCH_FLOATS = 2**20
 """Correlations corrected at a time on a CPU: with what is subtracted they stay in the cache."""
 BLOCK_FLOATS = 2**21
 """Correlations that the direct way holds at a time."""
@@ -189,23 +195,24 @@ def matching_pursuit(
 
 def gram_matrix(dictionary: Float[Tensor, "latents d"]) -> Float[Tensor, "latents latents"]:
     """All products of atoms; each is computed once and mirrored."""
-    n, step = len(dictionary), 1024
-    gram = dictionary.new_empty(n, n)
-    for start in range(0, n, step):
-        part = slice(start, start + step)
+    n = len(dictionary)
+    gram = scratch(n, n, like=dictionary)
+    for start in range(0, n, GRAM_ROWS):
+        part = slice(start, start + GRAM_ROWS)
         torch.mm(dictionary[part], dictionary[start:].t(), out=gram[part, start:])
-        for left in range(start + step, n, step):
-            tile = gram[part, left : left + step].contiguous()  # torch turns whole tiles fast
-            gram[left : left + step, part] = tile.t().contiguous()
+        for left in range(start + GRAM_ROWS, n, GRAM_TILE):
+            tile = gram[part, left : left + GRAM_TILE].contiguous()  # torch turns whole tiles fast
+            gram[left : left + GRAM_TILE, part] = tile.t().contiguous()
     return gram
 
 
 def _uses_gram(rows: Tensor, dictionary: Tensor, options: PursuitOptions) -> bool:
     if options.method != "auto":
         return options.method == "gram"
-    n = len(dictionary)
+    n, d = dictionary.shape
+    picks = options.n_steps * len(rows)
     fits = n * n * dictionary.element_size() <= GRAM_BYTES
-    return fits and n < options.n_steps * len(rows)
+    return fits and GRAM_COST * n * d + CORRECTION_COST * picks < 2 * picks * d
 
 
 class _Chooser:
@@ -214,8 +221,10 @@ class _Chooser:
     def __init__(self, residual: Tensor, dictionary: Tensor, gram: Tensor | None) -> None:
         self._dictionary, self._gram = dictionary, gram
         if gram is not None:
-            self._correlations = residual @ dictionary.t()
-            self._rows_of_gram = torch.empty_like(self._correlations)
+            shape = len(residual), len(dictionary)
+            self._correlations = scratch(*shape, like=residual)
+            torch.mm(residual, dictionary.t(), out=self._correlations)
+            self._rows_of_gram = scratch(*shape, like=residual)
 
     def choose(self, residual: Tensor) -> Tensor:
         if self._gram is not None:
@@ -316,7 +325,7 @@ def _reversed(
     """Gradient of the rows; that of the dictionary is added where it is wanted."""
     n_rows, n_steps = values.shape
     residual, grad = residual.clone(), of_residual.clone()
-    shares = residual.new_empty(n_steps, n_rows, dictionary.shape[1])
+    shares = scratch(n_steps, n_rows, dictionary.shape[1], like=residual)
     for step in reversed(range(n_steps)):
         value, atoms = values[:, step, None], dictionary.index_select(0, indices[:, step])
         torch.mul(grad, -value, out=shares[step])

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from ..probes.errors import OptionError
-from .base import SaeOptions, SaeOutput, TrainingState, squared_error, total
 from .batchtopk import BatchTopKOptions, BatchTopKSae
 from .codes import SparseCodes, as_sparse
+from .options import SaeOptions
+from .output import SaeOutput, TrainingState, squared_error, total
 from .sparse import sparse_decode
 
 

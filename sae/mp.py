@@ -22,18 +22,12 @@ from torch import Tensor
 
 from ..probes.errors import OptionError
 from .auxk import variance
-from .base import (
-    DecoderNorm,
-    SaeOptions,
-    SaeOutput,
-    SparseAutoencoder,
-    TrainingState,
-    squared_error,
-    total,
-)
+from .base import SparseAutoencoder
 from .codes import Codes, flat_rows
 from .errors import DivergedError
 from .matching_pursuit import Method, PursuitPath, matching_pursuit
+from .options import DecoderNorm, SaeOptions
+from .output import SaeOutput, TrainingState, squared_error, total
 
 LARGEST_SQUARE = 2.0
 """Squared length of an atom beyond which taking it makes the residual longer."""

@@ -16,8 +16,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ..probes.errors import OptionError
-from .base import SaeOptions, SparseAutoencoder
+from .base import SparseAutoencoder
 from .codes import Codes, SparseCodes
+from .options import SaeOptions
 
 
 def orthogonal_matching_pursuit(

@@ -19,9 +19,8 @@ import math
 from typing import Any
 
 from .architectures import sae_class
-from .base import default_learning_rate
 from .learner import LearnOptions, Precision
-from .schedule import ScheduleOptions
+from .schedule import ScheduleOptions, default_learning_rate
 
 PUBLISHED_STEPS = 200_000
 """Steps that published learning rates are for."""

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from ..probes.errors import OptionError
-from .base import SaeOptions, SparseAutoencoder, TrainingState
+from .base import SparseAutoencoder
 from .codes import Codes
+from .options import SaeOptions
+from .output import TrainingState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ which is the same function; activations that SAELens would still normalise are r
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ from .base import SparseAutoencoder
 from .batchtopk import BatchTopKSae
 from .errors import SaeFileError
 from .mp import MpSae
+
+_SITES = {
+    "resid_pre": "resid_pre",
+    "resid_mid": "resid_mid",
+    "resid_post": "resid_post",
+    "mlp_out": "mlp.out",
+    "attn_out": "attn.out",
+}
+"""Site names by what TransformerLens calls the hook."""
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 
@@ -89,8 +99,20 @@ def load_saelens(folder: str | Path) -> SparseAutoencoder:
     if "threshold" in weights:  # SAELens rectifies besides
         weights["threshold"] = weights["threshold"].clamp_min(0)
     sae = make_sae(ours, **options)
-    sae.metadata = {"saelens": config.get("metadata", {})}
+    described = config.get("metadata", {})
+    sae.metadata = {"saelens": described}
+    site = site_of_hook(str(described.get("hook_name") or config.get("hook_name") or ""))
+    if site is not None:
+        sae.metadata["site"] = site
     return filled(sae, weights, folder.name)
+
+
+def site_of_hook(hook: str) -> str | None:
+    """The site that TransformerLens' name of a hook means; None where none does."""
+    block = re.fullmatch(r"blocks\.(\d+)\.hook_(\w+)", hook)
+    if block is not None and block[2] in _SITES:
+        return f"layers.{block[1]}.{_SITES[block[2]]}"
+    return hook if re.fullmatch(r"layers\.\d+\..+", hook) else None
 
 
 def _config_of(sae: SparseAutoencoder) -> dict[str, Any]:

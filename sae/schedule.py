@@ -53,3 +53,8 @@ class ScheduleOptions:
         """Factor of the sparsity penalty at a step, from just above 0 to 1."""
         warmup = min(self.sparsity_warmup_steps, self.n_steps // 5)
         return min((step + 1) / (warmup + 1), 1.0)
+
+
+def default_learning_rate(d_sae: int) -> float:
+    """2e-4 / sqrt(latents / 2^14): the rule of the TopK family (arXiv 2406.04093, section A)."""
+    return 2e-4 / math.sqrt(d_sae / 2**14)

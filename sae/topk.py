@@ -17,9 +17,11 @@ from torch import Tensor
 
 from ..probes.errors import OptionError
 from .auxk import auxk_loss
-from .base import SaeOptions, SparseAutoencoder, TrainingState
+from .base import SparseAutoencoder
 from .codes import Codes, SparseCodes
 from .encoding import encode_top_k
+from .options import SaeOptions
+from .output import TrainingState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,7 +106,10 @@ def distil(
     counts = Counter(token for text in cut for token in text)
     kept = [token for token, _ in counts.most_common(chosen.n_kept)]
     student = new_student(target, layers=chosen.layers, n_shared=chosen.n_shared, kept_ids=kept)
-    states = [_states(target, text, chosen) for text in cut]
+    states: list[_States] = []
+    for text in cut:
+        states.append(_states(target, text, chosen))
+        progress(0, chosen.steps, f"the target has read {len(states)} of {len(cut)} texts")
     order = torch.Generator().manual_seed(chosen.seed)
     shuffled = torch.randperm(len(cut), generator=order).tolist()
     held, taught = shuffled[: chosen.held_out], shuffled[chosen.held_out :]

@@ -19,6 +19,9 @@ Probes = Annotated[int, typer.Option(min=1, help="Random directions per Jacobian
 Task = Annotated[Literal["recall", "copy", "reverse"], typer.Option(help="What is learnt.")]
 Items = Annotated[int, typer.Option(min=2, help="Pairs in the source, or its tokens.")]
 Filler = Annotated[int, typer.Option(min=0, help="Filler tokens before each question.")]
+Decoys = Annotated[
+    int, typer.Option(min=0, help="Wrong pairs in the target before each question of recall.")
+]
 Steps = Annotated[int, typer.Option(min=1, help="Training steps of each model.")]
 Width = Annotated[int, typer.Option(min=8, help="Width of the residual stream.")]
 Models = Annotated[
@@ -66,7 +69,15 @@ def source(
         found = attention_degeneration(loaded, read, chosen, progress=progress)
     opened.add_result("attention_degeneration", found)
     terminal.wrote(run)
-    columns = ("tokens read", "on the source", "without sinks", "even", "ratio", "KL (nats)")
+    columns = (
+        "tokens read",
+        "on the source",
+        "without sinks",
+        "even",
+        "ratio",
+        "moved",
+        "KL (nats)",
+    )
     table = Table(*columns, title="Attention on the source")
     for k, step in enumerate(found.steps):
         table.add_row(
@@ -75,6 +86,7 @@ def source(
             f"{found.corrected[k]:.3f}",
             f"{found.corrected_uniform[k]:.3f}",
             f"{found.ratio[k]:.2f}",
+            "-" if found.weighted is None else f"{found.weighted[k]:.3f}",
             f"{found.divergence[k]:.2f}",
         )
     terminal.show(table)
@@ -83,6 +95,7 @@ def source(
         "mass": found.mass.tolist(),
         "corrected": found.corrected.tolist(),
         "ratio": found.ratio.tolist(),
+        "weighted": None if found.weighted is None else found.weighted.tolist(),
         "divergence": found.divergence.tolist(),
         "n_texts": found.n_texts,
     }
@@ -92,8 +105,9 @@ def constructions(
     terminal: Terminal,
     *,
     task: Task = "recall",
-    items: Items = 8,
-    filler: Filler = 6,
+    items: Items = 6,
+    filler: Filler = 0,
+    decoys: Decoys = 4,
     steps: Steps = 1500,
     width: Width = 64,
     seeds: options.Seeds = 3,
@@ -101,6 +115,9 @@ def constructions(
     output: options.ResultFile = None,
 ) -> dict[str, Any]:
     """Train a causal LM, PALM and encoder-decoders between them on recall, and see where each fails.
+
+    Recall's target holds decoys, pairs that look like the source's with wrong values, so that more and
+    more of the target competes with the source.
 
     Example: fluoroscope attention constructions -o out/recall.h5
 
@@ -114,7 +131,9 @@ def constructions(
         compare_constructions,
     )
 
-    learnt = TaskOptions(kind=task, n_items=items, n_filler=filler, n_symbols=max(32, items))
+    learnt = TaskOptions(
+        kind=task, n_items=items, n_filler=filler, n_decoys=decoys, n_symbols=max(32, items)
+    )
     with terminal.track("Training", "steps") as progress:
         found = compare_constructions(
             learnt,
@@ -125,15 +144,16 @@ def constructions(
         )
     keep(terminal, output, "source_recall", found)
     mean = found.accuracy.mean(1)
-    table = Table("construction", "accuracy", "early", "late", "loss (nats)", title=f"Task: {task}")
+    title = f"Task: {task}; mean of the seeds (least to most)"
+    table = Table("construction", "accuracy", "early", "late", "loss (nats)", title=title)
     for k, name in enumerate(found.models):
-        table.add_row(
-            str(name),
-            f"{mean[k].mean():.3f}",
-            f"{mean[k, 0]:.3f}",
-            f"{mean[k, -1]:.3f}",
-            f"{found.loss[k].mean():.3f}",
+        columns = (mean[k].mean(), found.accuracy[k].mean(1)), (mean[k, 0], found.accuracy[k, :, 0])
+        rows = (
+            *columns,
+            (mean[k, -1], found.accuracy[k, :, -1]),
+            (found.loss[k].mean(), found.loss[k]),
         )
+        table.add_row(str(name), *(f"{v:.3f} ({s.min():.3f} to {s.max():.3f})" for v, s in rows))
     terminal.show(table)
     return {
         "models": found.models.tolist(),

@@ -41,6 +41,12 @@ Rows = Annotated[int, typer.Option("--rows", "-n", min=2, help="Rows to measure 
 LossTokens = Annotated[
     int, typer.Option(min=0, help="Tokens read with each dictionary spliced in; 0: no model.")
 ]
+Longest = Annotated[
+    float,
+    typer.Option(
+        "--max-norm", help="Rows longer than this many medians are left out; 0 keeps all."
+    ),
+]
 Probe = Annotated[
     Literal["python-class", "line-start"] | None,
     typer.Option(help="Token labels for sparse probing; left out: none."),
@@ -72,6 +78,7 @@ def eval(
     site: Site = None,
     rows: Rows = 32_768,
     loss_tokens: LossTokens = 2048,
+    max_norm: Longest = 10.0,
     probe: Probe = None,
     no_baselines: NoBaselines = False,
     name: Name = "sae_comparison",
@@ -98,7 +105,11 @@ def eval(
     held = {folder.name: _load(folder) for folder in sae}
     where = _site(opened, site, list(held.values()))
     chosen = EvaluateOptions(
-        n_rows=rows, n_loss_tokens=loss_tokens, probe_label=probe, baselines=not no_baselines
+        n_rows=rows,
+        n_loss_tokens=loss_tokens,
+        probe_label=probe,
+        baselines=not no_baselines,
+        max_norm_ratio=max_norm or None,
     )
     loaded = open_model_of(opened, model, device) if loss_tokens else None
     with terminal.track("Judging", "units") as progress:
@@ -116,6 +127,7 @@ def eval(
         "delta_loss": [plain(v) for v in found.delta_loss],
         "ce_score": [plain(v) for v in found.ce_score],
         "n_rows": found.n_rows,
+        "n_long": found.n_long,
     }
 
 

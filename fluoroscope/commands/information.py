@@ -94,8 +94,9 @@ def _expanded(held: tuple[str, ...], sites: list[str] | None) -> list[str]:
 
 
 def _shown(terminal: Terminal, run: Any) -> dict[str, Any]:
+    from ..probes.information.alignment_result import SpectralAlignment
     from ..probes.information.flow_result import InformationFlow
-    from ..probes.information.geometry_result import HeadGeometry, SpectralAlignment
+    from ..probes.information.geometry_result import HeadGeometry
     from ..probes.information.loss import LossDecomposition
 
     loss = run.result("information_loss", LossDecomposition)

@@ -2,13 +2,16 @@
 
 import sys
 import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.markup import escape
 
 from .. import completing
-from ..running import Terminal
+from ..running import Terminal, Terminated
 from . import options
 
 Output = Annotated[
@@ -40,6 +43,20 @@ Pdf = Annotated[
     typer.Option("--pdf", help="Also print the page to PDF beside it, with an installed Chromium."),
 ]
 Open = Annotated[bool, typer.Option("--open", help="Show the page in the browser.")]
+Watch = Annotated[
+    bool,
+    typer.Option(
+        "--watch",
+        help="Follow a run that is still being written: draw the page again whenever the run file "
+        "changes, until Ctrl-C. The page reads itself again; no server is needed.",
+    ),
+]
+Every = Annotated[
+    float,
+    typer.Option(
+        "--every", min=0.5, help="With --watch: seconds between two looks at the run file."
+    ),
+]
 
 
 def report(
@@ -52,17 +69,28 @@ def report(
     redact: Redact = None,
     pdf: Pdf = False,
     open_: Open = False,
+    watch: Watch = False,
+    every: Every = 10.0,
 ) -> dict[str, Any]:
     """Draw a run file as one self-contained HTML page that works offline; no model is needed.
 
     Example: fluoroscope report out/run.h5
 
     Example: fluoroscope report out/run.h5 -o shared.html --redact text
+
+    Example: fluoroscope report out/run.h5 --watch --open
     """
+    from ..probes import open_run
     from ..probes.errors import OptionError
-    from ..reports import build_report, print_pdf
+    from ..reports import RedactedRun, build_report, print_pdf, verdict_of
 
     piped = output is not None and str(output) == "-"
+    if watch and (piped or pdf):
+        raise OptionError("--watch draws a page again and again; leave out --pdf and `-o -`.")
+    if watch:
+        page = output or run.with_suffix(".html")
+        told = {"only": only, "max_mb": max_mb, "redact": redact}
+        return _follow(terminal, run, page, every, told, open_=open_)
     if piped and (pdf or open_ or terminal.json):
         raise OptionError("`-o -` writes the page alone; leave out --pdf, --open and --json.")
     if piped:
@@ -75,7 +103,9 @@ def report(
             sys.stdout.write(page.read_text(encoding="utf-8"))
         return {}
     page = build_report(run, output, only=only, max_mb=max_mb, redact=redact)
-    found = {"report": str(page), "n_bytes": page.stat().st_size}
+    found: dict[str, Any] = {"report": str(page), "n_bytes": page.stat().st_size}
+    drawn = open_run(run) if redact is None else RedactedRun(open_run(run), redact)
+    found["verdict"] = [statement.as_dict() for statement in verdict_of(drawn, only)]
     terminal.wrote(page)
     terminal.show(f"Report: {page} ({page.stat().st_size / 1e6:.2f} MB)")
     if pdf:
@@ -87,3 +117,49 @@ def report(
     if open_:
         webbrowser.open(page.resolve().as_uri())
     return found
+
+
+def _follow(
+    terminal: Terminal, run: Path, page: Path, every: float, told: dict[str, Any], *, open_: bool
+) -> dict[str, Any]:
+    """Draw the page again and again; Ctrl-C is how this ends, so it is no failure."""
+    from contextlib import closing
+
+    from ..reports.following import follow_run
+
+    n_pages = 0
+    with (
+        _status(terminal, f"Following {run.name}; Ctrl-C ends it") as tell,
+        closing(follow_run(run, page, every_s=every, **told)) as changes,
+    ):
+        try:
+            for drawn in changes:
+                if drawn.problem:
+                    tell(f"{drawn.problem} Looking again every {every:g} s; Ctrl-C ends it.")
+                    continue
+                n_pages += 1
+                state = "complete" if drawn.complete else "still being written"
+                tell(
+                    f"{page.name}: page {n_pages} ({drawn.n_bytes / 1e6:.2f} MB in {drawn.seconds:.1f} "
+                    f"s), run {state}. Looking again every {every:g} s; Ctrl-C ends it."
+                )
+                if open_ and n_pages == 1:
+                    webbrowser.open(page.resolve().as_uri())
+        except Terminated:
+            raise
+        except KeyboardInterrupt:
+            pass
+    if n_pages:
+        terminal.wrote(page)
+        terminal.show(f"Report: {page} (drawn {n_pages} times)")
+    return {"report": str(page) if n_pages else None, "n_pages": n_pages}
+
+
+@contextmanager
+def _status(terminal: Terminal, text: str) -> Iterator[Callable[[str], None]]:
+    """One line that is written anew on a terminal; a line per change elsewhere."""
+    if not terminal.err.is_terminal or terminal.quiet or terminal.json:
+        yield terminal.say
+        return
+    with terminal.err.status(escape(text)) as status:
+        yield lambda line: status.update(escape(line))

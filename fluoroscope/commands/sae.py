@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..probes.model import Model
     from ..probes.runfile import Run
     from ..sae.base import SparseAutoencoder
+    from ..sae.heldout import EvaluateOptions
     from ..sae.learner import LearnOptions
     from ..sae.session import SaeSpec
 
@@ -113,6 +114,7 @@ def train(
     -a topk,batchtopk,jumprelu,matryoshka,mp -k 32 -k 16 -k 64 --compare
     """
     from ..probes import open_run
+    from ..sae.heldout import EvaluateOptions
     from ..sae.recipes import learn_options
     from ..sae.session import forget_checkpoint, train_saes
     from ..sae.sources import RunRows
@@ -159,7 +161,10 @@ def train(
     }
     if compare:
         saes = {name: found.sae.cpu() for name, found in trained.items()}
-        judged = _compare(terminal, opened, saes, _first_of_each(specs), judge, loss_tokens, cards)
+        measured_on = EvaluateOptions(
+            n_loss_tokens=loss_tokens, max_norm_ratio=max_norm or None, seed=seed
+        )
+        judged = _compare(terminal, opened, saes, _first_of_each(specs), judge, measured_on, cards)
         for name, measured in judged.items():
             document[name]["held_out"] = measured
     forget_checkpoint(output)
@@ -199,17 +204,16 @@ def _first_of_each(specs: list[SaeSpec]) -> list[str]:
 
 def _compare(
     terminal: Terminal, run: Run, saes: dict[str, SparseAutoencoder], cards_of: list[str],
-    model: Model | None, loss_tokens: int, cards: int,
+    model: Model | None, measured_on: EvaluateOptions, cards: int,
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Judge on the documents kept out; measurements by name."""
     from ..sae.comparison import SaeComparison
     from ..sae.features.cards import CardOptions
-    from ..sae.heldout import EvaluateOptions
     from ..sae.xray import dictionary_readings
 
     with terminal.track("Comparing", "units") as progress:
         found = dictionary_readings(
-            model, run, saes, options=EvaluateOptions(n_loss_tokens=loss_tokens),
+            model, run, saes, options=measured_on,
             cards=CardOptions(n_features=cards), cards_of=cards_of, keep=run.add_result,
             progress=progress,
         )  # fmt: skip

@@ -118,19 +118,20 @@ def models(
     learnt, held = split_items(items, test)
     learnt, held = learnt[-train * len(subject) :], held[:test]
     read = [*learnt, *held]
-    opened: dict[str, Any] = {}
-
-    def states(name: str, site: str) -> Any:
-        if name not in opened:
-            opened[name] = open_model(name or None, device=device)
-        with terminal.track(f"Reading {site}", "items") as progress:
-            return signals(opened[name], read, site, pool=pool, progress=progress)
-
-    meaning = teacher_targets(states(teacher or "", "final_norm"), len(learnt))
+    parsed = [_parsed(one) for one in subject]
+    wanted: dict[str, list[str]] = {teacher or "": ["final_norm"]}
+    for name, site in parsed:
+        asked = wanted.setdefault(name, [])
+        asked += [site] if site not in asked else []
+    names, states = {}, {}
+    for name, sites in wanted.items():
+        opened = open_model(name or None, device=device)
+        names[name] = opened.name
+        with terminal.track(f"Reading with {opened.name}", "items") as progress:
+            states[name] = signals(opened, read, sites, pool=pool, progress=progress)
+    meaning = teacher_targets(states[teacher or ""]["final_norm"], len(learnt))
     sources = {"bag of words": bag_of_words(read)}
-    for name, site in map(_parsed, subject):
-        found = states(name, site)
-        sources[f"{opened[name].name} {site}"] = found
+    sources |= {f"{names[name]} {site}": states[name][site] for name, site in parsed}
     return _compare(
         terminal,
         model_subjects(sources, meaning, len(learnt)),
@@ -164,6 +165,7 @@ def _compare(
     output: Any,
 ) -> dict[str, Any]:
     from ..probes.subjects import compare_subjects
+    from ..probes.subjects.gates import bridge_gates
 
     with terminal.track("Training", "steps") as progress:
         found = compare_subjects(
@@ -183,7 +185,11 @@ def _compare(
     for j, n in enumerate(found.n_few):
         joining.add_row(str(n), *(f"{value:.3f}" for value in found.joined[:, j, 0, 0]))
     terminal.show(joining)
+    gates = bridge_gates(found)
+    for line in gates:
+        terminal.show(line)
     return {
+        "gates": gates,
         "subjects": found.subjects.tolist(),
         "methods": found.methods.tolist(),
         "metrics": found.metrics.tolist(),

@@ -1,9 +1,15 @@
-"""`fluoroscope superposition ...`: how many features layers carry, and seven experiments about it."""
+"""`fluoroscope superposition ...`: seven experiments about how many features networks carry.
+
+All are one command but for their flags: run an experiment (`sae/superposition/study.py`) into a run
+file, go on where a stopped run was, show its table and what it says of the paper.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +18,6 @@ import typer
 from rich.table import Table
 
 from ..running import Terminal
-from . import options
 
 Output = Annotated[
     Path,
@@ -44,265 +49,162 @@ Checkpoints = Annotated[int, typer.Option(min=3, help="Epochs at which a network
 Sgld = Annotated[
     int, typer.Option(min=0, help="Steps of the learning coefficient's chains; 0 leaves it out.")
 ]
-Rows = Annotated[int, typer.Option("--tokens", "-n", min=64, help="Tokens of each site to use.")]
-Expansion = Annotated[float, typer.Option(min=0.01, help="Latents over the site's width.")]
-LayerSteps = Annotated[int, typer.Option("--steps", min=1, help="Steps of each dictionary.")]
-LayerPenalty = Annotated[
-    float, typer.Option("--l1", min=0, help="Penalty, for rows of mean square norm 1.")
-]
-Every = Annotated[int, typer.Option(min=1, help="Without --sites: every how many layers.")]
-Match = Annotated[
-    float | None,
-    typer.Option(
-        help="Also compare layers at this FVU, through three dictionaries each (three times the work)."
-    ),
-]
 
 
-def toy(
-    terminal: Terminal,
-    *,
-    output: Output = Path("superposition.h5"),
-    models: Models = 100,
-    steps: Steps = 4000,
-    rows: ToyRows = 10_000,
-    l1: Penalty = 0.1,
-    report: Report = None,
-    again: Again = False,
-) -> dict[str, Any]:
+FLAGS: dict[str, tuple[str, Any]] = {
+    "models": ("n_models", Models),
+    "rows": ("n_rows", ToyRows),
+    "steps": ("n_steps", Steps),
+    "epochs": ("n_epochs", Epochs),
+    "seeds": ("n_seeds", Seeds),
+    "width": ("widths", Widths),
+    "l1": ("l1", Penalty),
+    "reduction": ("reduction", Reduction),
+    "recipe": ("recipe", Recipe),
+    "checkpoints": ("n_checkpoints", Checkpoints),
+    "sgld_steps": ("sgld_steps", Sgld),
+}
+"""Flags by name: the option of the experiment each sets, and what it is on the command line."""
+
+
+def _command(name: str, help_text: str, **defaults: Any) -> Callable[..., dict[str, Any]]:
+    """The command of one experiment.
+
+    Args:
+        name: The experiment's module and name.
+        help_text: What `--help` says.
+        **defaults: Its flags, of `FLAGS`; None leaves the experiment's own default.
+    """
+
+    def run(
+        terminal: Terminal, *, output: Path, report: Path | None, again: bool, **given: Any
+    ) -> dict[str, Any]:
+        module = import_module(f"fluoroscope.sae.superposition.experiments.{name}")
+        study = getattr(module, name)
+        settings = {
+            FLAGS[flag][0]: tuple(value) if isinstance(value, list) else value
+            for flag, value in given.items()
+            if value is not None
+        }
+        return _run(terminal, study, study.Options(**settings), output, report, again=again)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    own = [("output", Output, Path("superposition.h5"))]
+    own += [(flag, FLAGS[flag][1], default) for flag, default in defaults.items()]
+    own += [("report", Report, None), ("again", Again, False)]
+    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter("terminal", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+        + [
+            inspect.Parameter(flag, keyword, annotation=annotation, default=default)
+            for flag, annotation, default in own
+        ]
+    )
+    run.__name__, run.__doc__ = name, help_text
+    return run
+
+
+toy = _command(
+    "toy",
     """Check the measure on toy models whose number of features is known (arXiv 2512.13568).
 
     Example: fluoroscope superposition toy
 
     Example: fluoroscope superposition toy --models 40 --steps 2000 -o toy.h5 --report toy.html
-    """
-    from ..sae.superposition.experiments.toy import ToyExperimentOptions
-    from ..sae.superposition.experiments.toy import toy as measure
+    """,
+    models=100,
+    steps=4000,
+    rows=10_000,
+    l1=0.1,
+)
 
-    chosen = ToyExperimentOptions(n_models=models, n_steps=steps, n_rows=rows, l1=l1)
-    return _experiment(terminal, measure, chosen, output, report, again=again)
-
-
-def parity(
-    terminal: Terminal,
-    *,
-    output: Output = Path("superposition.h5"),
-    reduction: Reduction = "sum",
-    seeds: Seeds = 3,
-    epochs: Epochs = 60,
-    report: Report = None,
-    again: Again = False,
-) -> dict[str, Any]:
+parity = _command(
+    "parity",
     """Scale the dictionary on networks of multi-task sparse parity: does F level off?
 
     Example: fluoroscope superposition parity
 
     Example: fluoroscope superposition parity --reduction mean -o parity-mean.h5
-    """
-    from ..sae.superposition.experiments.parity import ParityOptions
-    from ..sae.superposition.experiments.parity import parity as measure
+    """,
+    reduction="sum",
+    seeds=3,
+    epochs=60,
+)
 
-    chosen = ParityOptions(reduction=reduction, n_seeds=seeds, n_epochs=epochs)
-    return _experiment(terminal, measure, chosen, output, report, again=again)
-
-
-def sort(
-    terminal: Terminal,
-    *,
-    output: Output = Path("superposition.h5"),
-    width: Widths = None,
-    seeds: Seeds = 3,
-    steps: Steps = 800,
-    report: Report = None,
-    again: Again = False,
-) -> dict[str, Any]:
+sort = _command(
+    "sort",
     """Squeeze compiled programs (reverse and sort) and count the features that are left.
 
     Example: fluoroscope superposition sort
 
     Example: fluoroscope superposition sort -w 8 -w 16 -w 24 --seeds 5
-    """
-    from ..sae.superposition.experiments.sort import SortOptions
-    from ..sae.superposition.experiments.sort import sort as measure
+    """,
+    width=None,
+    seeds=3,
+    steps=800,
+)
 
-    chosen = _with(SortOptions(n_seeds=seeds, n_steps=steps), widths=width)
-    return _experiment(terminal, measure, chosen, output, report, again=again)
-
-
-def dropout(
-    terminal: Terminal,
-    *,
-    output: Output = Path("superposition.h5"),
-    width: Widths = None,
-    seeds: Seeds = 3,
-    epochs: Epochs = 60,
-    l1: Penalty = 0.1,
-    recipe: Recipe = "text",
-    report: Report = None,
-    again: Again = False,
-) -> dict[str, Any]:
+dropout = _command(
+    "dropout",
     """Train networks of several widths with dropout: does F fall?
 
     Example: fluoroscope superposition dropout
 
     Example: fluoroscope superposition dropout -w 16 -w 128 --seeds 5 --epochs 100
-    """
-    from ..sae.superposition.experiments.dropout import DropoutOptions
-    from ..sae.superposition.experiments.dropout import dropout as measure
+    """,
+    width=None,
+    seeds=3,
+    epochs=60,
+    l1=0.1,
+    recipe="text",
+)
 
-    chosen = _with(
-        DropoutOptions(n_seeds=seeds, n_epochs=epochs, l1=l1, recipe=recipe), widths=width
-    )
-    return _experiment(terminal, measure, chosen, output, report, again=again)
-
-
-def capacity(
-    terminal: Terminal,
-    *,
-    output: Output = Path("superposition.h5"),
-    width: Widths = None,
-    seeds: Seeds = 3,
-    steps: Steps = 2400,
-    l1: Penalty = 0.1,
-    report: Report = None,
-    again: Again = False,
-) -> dict[str, Any]:
+capacity = _command(
+    "capacity",
     """Train networks of several widths on one to three tasks: does F grow with both?
 
     Example: fluoroscope superposition capacity
 
     Example: fluoroscope superposition capacity -w 16 -w 64 -w 256
-    """
-    from ..sae.superposition.experiments.capacity import CapacityOptions
-    from ..sae.superposition.experiments.capacity import capacity as measure
+    """,
+    width=None,
+    seeds=3,
+    steps=2400,
+    l1=0.1,
+)
 
-    chosen = _with(CapacityOptions(n_seeds=seeds, n_steps=steps, l1=l1), widths=width)
-    return _experiment(terminal, measure, chosen, output, report, again=again)
-
-
-def grokking(
-    terminal: Terminal,
-    *,
-    output: Output = Path("superposition.h5"),
-    seeds: Seeds = 3,
-    epochs: Epochs = 1000,
-    checkpoints: Checkpoints = 21,
-    sgld_steps: Sgld = 150,
-    l1: Penalty = 0.1,
-    report: Report = None,
-    again: Again = False,
-) -> dict[str, Any]:
+grokking = _command(
+    "grokking",
     """Follow F and the local learning coefficient while networks grok modular addition.
 
     Example: fluoroscope superposition grokking
 
     Example: fluoroscope superposition grokking --seeds 5 --sgld-steps 0
-    """
-    from ..sae.superposition.experiments.grokking import GrokkingOptions
-    from ..sae.superposition.experiments.grokking import grokking as measure
+    """,
+    seeds=3,
+    epochs=1000,
+    checkpoints=21,
+    sgld_steps=150,
+    l1=0.1,
+)
 
-    chosen = GrokkingOptions(
-        n_seeds=seeds, n_epochs=epochs, n_checkpoints=checkpoints, sgld_steps=sgld_steps, l1=l1
-    )
-    return _experiment(terminal, measure, chosen, output, report, again=again)
-
-
-def adversarial(
-    terminal: Terminal,
-    *,
-    output: Output = Path("superposition.h5"),
-    width: Widths = None,
-    seeds: Seeds = 3,
-    epochs: Epochs = 60,
-    l1: Penalty = 0.1,
-    report: Report = None,
-    again: Again = False,
-) -> dict[str, Any]:
+adversarial = _command(
+    "adversarial",
     """Train classifiers against PGD attacks, with room to spare and without: which way does F go?
 
     Example: fluoroscope superposition adversarial
 
     Example: fluoroscope superposition adversarial -w 16 -w 256 --seeds 5
-    """
-    from ..sae.superposition.experiments.adversarial import AdversarialOptions
-    from ..sae.superposition.experiments.adversarial import adversarial as measure
+    """,
+    width=None,
+    seeds=3,
+    epochs=60,
+    l1=0.1,
+)
 
-    chosen = _with(AdversarialOptions(n_seeds=seeds, n_epochs=epochs, l1=l1), widths=width)
-    return _experiment(terminal, measure, chosen, output, report, again=again)
 
-
-def layers(
+def _run(
     terminal: Terminal,
-    *,
-    run: options.RunFile,
-    sites: options.Sites = None,
-    every: Every = 3,
-    tokens: Rows = 16_384,
-    expansion: Expansion = 2.0,
-    l1: LayerPenalty = 0.1,
-    steps: LayerSteps = 400,
-    match_fvu: Match = None,
-    report: Report = None,
-    again: Again = False,
-) -> dict[str, Any]:
-    """Count effective features layer by layer, through dictionaries trained alike; no model is needed.
-
-    Ctrl-C keeps the layers that are done; the same command picks up there.
-
-    Example: fluoroscope superposition layers run.h5
-
-    Example: fluoroscope superposition layers run.h5 --match-fvu 0.2 -s 'layers.*.mlp.out'
-    """
-    from fnmatch import fnmatch
-
-    from ..probes import open_run
-    from ..sae.superposition.journal import Journal
-    from ..sae.superposition.layers import LayerOptions, layer_superposition
-
-    opened = open_run(run)
-    chosen = LayerOptions(
-        expansion=expansion, l1=l1, n_steps=steps, max_rows=tokens, match_fvu=match_fvu
-    )
-    wanted = [name for name in opened.sites if any(fnmatch(name, s) for s in sites or ())]
-    wanted += [s for s in sites or () if "*" not in s and s not in wanted]
-    names = wanted if sites else _by_layer(opened.sites)[::every]
-    journal = Journal(_journals(run), "layers", chosen)
-    _begin(terminal, journal, again=again)
-    with terminal.track("Layers", "thousandths") as progress:
-        found = layer_superposition(opened, names, chosen, journal=journal, progress=progress)
-    opened.add_result("superposition_layers", found)
-    journal.remove()
-    terminal.wrote(run)
-    table = Table(
-        "site", "F", "95 %", "psi", "place", "FVU", "L0", "alive", "TwoNN", "linear dim.",
-        title="Effective features, dictionaries trained alike",
-    )  # fmt: skip
-    for i, site in enumerate(found.sites):
-        table.add_row(
-            str(site), f"{found.features[i]:.0f}",
-            f"{found.features_low[i]:.0f}-{found.features_high[i]:.0f}", f"{found.psi[i]:.2f}",
-            str(found.place[i]) if found.place[i] else f"rises {found.rise[i]:+.1%}",
-            f"{found.fvu[i]:.3f}", f"{found.l0[i]:.0f}", f"{found.alive[i]:.0f}",
-            f"{found.two_nn[i]:.1f}", f"{found.linear_dimension[i]:.1f}",
-        )  # fmt: skip
-    terminal.show(table)
-    terminal.show(found.caveat)
-    _page(terminal, run, report)
-    return {
-        "result": "superposition_layers",
-        "caveat": found.caveat,
-        "sites": found.sites.tolist(),
-        **{
-            name: _plain(getattr(found, name))
-            for name in ("features", "features_low", "features_high", "psi", "place", "rise", "fvu",
-                         "l0", "alive", "matched", "two_nn", "linear_dimension")
-        },
-    }  # fmt: skip
-
-
-def _experiment(
-    terminal: Terminal,
-    measure: Callable[..., Any],
+    study: Any,
     chosen: Any,
     output: Path,
     report: Path | None,
@@ -312,17 +214,17 @@ def _experiment(
     """Run one experiment into a run file and show what it says about the paper."""
     from ..sae.superposition.journal import Journal
 
-    name = measure.__name__
+    name = study.name
     run = _open_or_make(output)
-    journal = Journal(_journals(output), name, chosen)
-    _begin(terminal, journal, again=again)
+    journal = Journal(journals(output), name, chosen)
+    begin(terminal, journal, again=again)
     with terminal.track(name.capitalize(), "thousandths") as progress:
-        found = measure(chosen, journal=journal, progress=progress)
+        found = study(chosen, journal=journal, progress=progress)
     run.add_result(f"superposition_{name}", found)
     journal.remove()
     terminal.wrote(output)
     _show(terminal, found)
-    _page(terminal, output, report)
+    page(terminal, output, report)
     return {
         "result": f"superposition_{name}",
         "interval": found.interval,
@@ -330,8 +232,8 @@ def _experiment(
             {"text": str(text), "paper": str(paper), "estimate": estimate, "low": low, "high": high,
              "verdict": str(verdict)}
             for text, paper, estimate, low, high, verdict in zip(
-                found.claim, found.claim_paper, _plain(found.claim_estimate), _plain(found.claim_low),
-                _plain(found.claim_high), found.claim_verdict, strict=True,
+                found.claim, found.claim_paper, plain(found.claim_estimate), plain(found.claim_low),
+                plain(found.claim_high), found.claim_verdict, strict=True,
             )
         ],
         "notes": found.notes.tolist(),
@@ -371,24 +273,21 @@ def _show(terminal: Terminal, found: Any) -> None:
         terminal.show(str(note))
 
 
-def _with(chosen: Any, **changes: Any) -> Any:
-    """Options with the changes that were asked for."""
-    given = {name: tuple(value) for name, value in changes.items() if value}
-    return dataclasses.replace(chosen, **given)
-
-
-def _begin(terminal: Terminal, journal: Any, *, again: bool) -> None:
+def begin(terminal: Terminal, journal: Any, *, again: bool) -> None:
+    """Forget what an earlier run kept, if asked, else say that it is kept."""
     if again:
         journal.clear()
     elif journal.n_done:
         terminal.say(f"{journal.n_done} finished parts of an earlier run are kept.")
 
 
-def _journals(output: Path) -> Path:
+def journals(output: Path) -> Path:
+    """Where half-done experiments are kept, beside a run file."""
     return output.with_name(output.stem + ".superposition")
 
 
-def _page(terminal: Terminal, run: Path, report: Path | None) -> None:
+def page(terminal: Terminal, run: Path, report: Path | None) -> None:
+    """Draw the page, if asked."""
     if report is not None:
         from ..reports import build_report
 
@@ -396,14 +295,9 @@ def _page(terminal: Terminal, run: Path, report: Path | None) -> None:
         terminal.show(f"Report: {report}")
 
 
-def _plain(values: np.ndarray) -> list[Any]:
+def plain(values: np.ndarray) -> list[Any]:
     """Numbers for JSON, which knows neither NaN nor infinity."""
     return [value if np.isfinite(value) else None for value in values.tolist()]
-
-
-def _by_layer(sites: tuple[str, ...]) -> list[str]:
-    held = [site for site in sites if site.endswith(".resid_post")]
-    return sorted(held, key=lambda site: int(site.split(".")[1])) or list(sites)
 
 
 def _open_or_make(path: Path) -> Any:

@@ -14,8 +14,12 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from ..attention import AttentionPort
 from ..model import Model
+from ..ports import Port
+from ..sites import Site
 from .options import DegenerationOptions
+from .weighted import moved_by_position, output_projection, source_share
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class SourceMass:
     """The part of it on the sinks."""
     entropy: Float[Tensor, "texts layers heads steps"]
     """Entropy of attention within the source, nats; low where a head points at one token."""
+    weighted: Float[Tensor, "texts layers heads steps"]
+    """The source's share of what attention moves, sinks left out; NaN without values to see."""
 
     @property
     def corrected(self) -> Float[Tensor, "texts layers heads steps"]:
@@ -71,17 +77,34 @@ def measure_mass(
         UnknownSiteError: The model has no attention whose probabilities could be read.
     """
     rows = torch.tensor(options.queries)
-    seen: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+    seen: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+    values: dict[int, Tensor] = {}
     sites = model.sites.resolve("layers.*.attn.pattern")
     with ExitStack() as stack:
         for order, site in enumerate(sites):
 
-            def visit(pattern: Tensor, order: int = order) -> None:
+            def visit(pattern: Tensor, order: int = order, site: Site = site) -> None:
                 at = pattern[:, :, rows.to(pattern.device)]
                 found = source_mass(at, options.n_source, options.n_sinks)
-                seen[order] = tuple(part.cpu() for part in found)  # type: ignore[assignment]
+                moved = _moved(site.port, at, values.pop(order, None))
+                weighted = source_share(moved, options.n_source, options.n_sinks)
+                seen[order] = tuple(part.cpu() for part in (*found, weighted))  # type: ignore[assignment]
 
+            def hear(_: Tensor, value: Tensor, order: int = order) -> None:
+                values[order] = value
+
+            if isinstance(site.port, AttentionPort):
+                stack.callback(site.port.listen(hear))
             stack.callback(site.attach(visit))
         model(ids, use_cache=False)
     parts = zip(*(seen[order] for order in range(len(sites))), strict=True)
     return SourceMass(*(torch.stack(part, dim=1) for part in parts))
+
+
+def _moved(port: Port, pattern: Tensor, value: Tensor | None) -> Tensor:
+    """What attention moves, or NaN where values or the output projection are out of sight."""
+    nothing = torch.full_like(pattern, torch.nan, dtype=torch.float64)
+    if value is None or not isinstance(port, AttentionPort):
+        return nothing
+    output = output_projection(port.attention, pattern.shape[1], value.shape[-1])
+    return nothing if output is None else moved_by_position(pattern, value, output)

@@ -52,6 +52,13 @@ class AttentionDegeneration(Result):
     corrected_uniform: np.ndarray = described(
         "that share under even attention beside the sinks", axes=("steps",)
     )
+    weighted: np.ndarray | None = described(
+        "source's share of p |W_O (v - o)|, sinks left out, mean over texts, layers and heads",
+        axes=("steps",),
+        default=None,
+    )
+    weighted_low: np.ndarray | None = described("lower bound", axes=("steps",), default=None)
+    weighted_high: np.ndarray | None = described("upper bound", axes=("steps",), default=None)
     sink: np.ndarray = described("attention on the sinks", axes=("steps",))
     head_ratio: np.ndarray = described(
         "each head's corrected mass over the even one, mean over texts",
@@ -142,6 +149,7 @@ def _summary(
     whole = torch.cat([found.mass for found in masses])
     corrected = torch.cat([found.corrected for found in masses])
     entropy = torch.cat([found.entropy for found in masses])
+    moved = torch.cat([found.weighted for found in masses]).mean((1, 2)).numpy()
     sink = torch.cat([found.sink for found in masses])
     steps = np.array(options.steps)
     even = options.n_source / (options.n_source + steps)
@@ -149,6 +157,7 @@ def _summary(
     corrected_even = kept / (kept + steps)
     mass = mean_with_interval(whole.mean((1, 2)).numpy(), ones)
     without = mean_with_interval(corrected.mean((1, 2)).numpy(), ones)
+    weighted = mean_with_interval(moved, ones) if np.isfinite(moved).all() else (None,) * 3
     nats = mean_with_interval(divergences[:, steps - 1].numpy(), ones)
     size = mean_with_interval(norms.transpose(1, 2).log().numpy(), ones)
     return AttentionDegeneration(
@@ -166,6 +175,9 @@ def _summary(
         corrected_low=without[1],
         corrected_high=without[2],
         corrected_uniform=corrected_even,
+        weighted=weighted[0],
+        weighted_low=weighted[1],
+        weighted_high=weighted[2],
         sink=sink.mean((0, 1, 2)).numpy(),
         head_ratio=(corrected.mean(0).numpy() / corrected_even).astype(np.float32),
         entropy=entropy.mean((0, 2)).numpy(),

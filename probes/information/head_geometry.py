@@ -98,17 +98,17 @@ def metric_at(
     probs = exact.to(dtype)
     weights = _weights(model)
     slopes = logit_slopes(model, logits).to(dtype)
-    rows = weights[kept].to(dtype) * slopes[kept, None]
-    mean = (probs * slopes).to(weights.dtype) @ weights
-    mean = mean.to(dtype)
+    own = weights[kept]
     # The mean from the kept rows themselves, in full precision, plus what the others add.
-    rest = mean - (probs[kept] * slopes[kept]).to(weights.dtype) @ weights[kept]
+    weighted = (probs * slopes).to(weights.dtype)
+    rest = weighted @ weights - weighted[kept] @ own
+    rows = own.to(dtype).mul_(slopes[kept, None])  # indexing copied them
     mean = probs[kept] @ rows + rest.to(dtype)
-    centred = rows - mean
+    factor = rows.sub_(mean).mul_(probs[kept].sqrt()[:, None])
     left_out = float(1 - exact[kept].sum())
     # |U_w - u| <= |U_w| + |u| with the longest row of all.
     longest = float(weights.norm(dim=1).max()) * float(slopes.max()) + float(mean.norm())
-    return Metric(probs[kept].sqrt()[:, None] * centred, kept, mean, left_out * longest**2)
+    return Metric(factor, kept, mean, left_out * longest**2)
 
 
 def before_norm(model: Model, metric: Metric, resid: Float[Tensor, " d_model"]) -> Metric:

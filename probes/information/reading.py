@@ -8,10 +8,11 @@ from ..errors import TooFewTokensError
 from ..model import Model
 from ..results import Result
 from ..runfile import Run
+from .alignment_result import spectral_alignment
 from .flow_options import FlowOptions
 from .flow_reading import information_flow
 from .flow_result import by_layer
-from .geometry_result import head_geometry, spectral_alignment
+from .geometry_result import head_geometry
 from .loss import LossDecomposition, decompose_loss
 from .predictions import Predictions, read_predictions
 

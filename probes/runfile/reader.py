@@ -25,6 +25,7 @@ from ..errors import (
     SchemaVersionError,
     UnknownSiteError,
 )
+from ..markup import table_html
 from ..results import Result
 from ..vocabulary import Vocabulary
 from .activations import Activations
@@ -37,6 +38,8 @@ from .schema import ROOT_KIND, SCHEMA
 from .verify import VerifyReport, verify_run
 
 R = TypeVar("R", bound=Result)
+MOST_TOLD = 12
+"""Names of sites, results or traces a notebook shows."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,15 @@ class Run:
     def __init__(self, path: Path) -> None:
         self.path = path
         with _open(path) as file:
-            self.provenance = Provenance.from_dict(json.loads(str(file.attrs["provenance"])))
-            self.complete = bool(file.attrs["complete"])
-            self.shards: list[dict[str, Any]] = json.loads(str(file.attrs["shards"]))
+            try:
+                self.provenance = Provenance.from_dict(json.loads(str(file.attrs["provenance"])))
+                self.complete = bool(file.attrs["complete"])
+                self.shards: list[dict[str, Any]] = json.loads(str(file.attrs["shards"]))
+            except (KeyError, TypeError, ValueError) as error:
+                raise DamagedRunFileError(
+                    f"{path.name} is damaged: what it says of itself cannot be read "
+                    f"({type(error).__name__}: {error}). Copy it again, or capture again."
+                ) from error
             self.sites: tuple[str, ...] = members(file, "activations")
             self.results: tuple[str, ...] = members(file, "results")
             self.traces: tuple[str, ...] = members(file, "trace")
@@ -264,6 +273,17 @@ class Run:
             f"{len(self.results)} results, {len(self.traces)} traces, {state})"
         )
 
+    def _repr_html_(self) -> str:
+        rows = [(key, _told(value)) for key, value in self.summary().items()]
+        return table_html(repr(self), rows)
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, list):
+        more = f", ... ({len(value)})" if len(value) > MOST_TOLD else ""
+        return f"{', '.join(map(str, value[:MOST_TOLD]))}{more}" or "none"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
 
 class _Sites(Mapping[str, Activations]):
     """Activations by site, opened when asked for."""
@@ -318,7 +338,7 @@ def _open(path: Path) -> Iterator[h5py.File]:
             f"{path.name} must be an HDF5 run file; it cannot be read ({error}). If it was copied, "
             "copy it again; run files are only ever replaced whole."
         ) from error
-    with file:
+    with file, _telling_damage(path):
         if file.attrs.get("kind") != ROOT_KIND:
             raise NotARunFileError(
                 f"{path.name} is an HDF5 file, but no fluoroscope run (its attribute `kind` is "
@@ -331,6 +351,20 @@ def _open(path: Path) -> Iterator[h5py.File]:
                 "Upgrade: pip install --upgrade fluoroscope"
             )
         yield file
+
+
+@contextmanager
+def _telling_damage(path: Path) -> Iterator[None]:
+    """HDF5's own complaints (they have no number of the system's) as damage to the file."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, RunFileError) or error.errno is not None:
+            raise
+        raise DamagedRunFileError(
+            f"{path.name} is damaged: {error}. `fluoroscope verify` tells what is whole; run files are "
+            "only ever replaced whole, so copy it again."
+        ) from error
 
 
 @contextmanager

@@ -130,7 +130,7 @@ def compare_constructions(
     options: TrainingOptions | None = None,
     *,
     models: Sequence[str] = tuple(CONSTRUCTIONS),
-    n_bins: int = 8,
+    n_bins: int | None = None,
     progress: Progress | None = None,
 ) -> SourceRecall:
     """Train every construction on one task, with every seed, and test where answers are found.
@@ -140,7 +140,8 @@ def compare_constructions(
         size: Size of the models; vocabulary and positions follow the task.
         options: Training.
         models: Names out of `CONSTRUCTIONS`.
-        n_bins: Parts of the target in which accuracy is given.
+        n_bins: Parts of the target in which accuracy is given; None for eight, or one per question
+            where there are fewer.
         progress: Called after every optimiser step.
 
     Raises:
@@ -152,6 +153,7 @@ def compare_constructions(
         raise OptionError(f"models must be among {list(CONSTRUCTIONS)}, got {unknown}.")
     test = draw(task, options.n_test, torch.Generator().manual_seed(1))
     places = test.scored.nonzero()[:, 1]
+    n_bins = n_bins or min(8, task.n_items)
     edges = torch.linspace(0, task.n_target, n_bins + 1)
     bins = torch.bucketize(places, edges[1:-1], right=True)
     accuracy = np.full((len(models), len(options.seeds), n_bins), np.nan)

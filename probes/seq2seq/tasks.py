@@ -1,12 +1,15 @@
 """Tasks whose every answer stands in the source, however long the target has grown.
 
     recall    the source lists pairs of key and value; the target asks for each key once, with filler
-              between the questions, and the value must follow
+              and decoys between the questions, and the value must follow
     copy      the target is the source
     reverse   the target is the source backwards
 
 Only positions whose next token is determined are scored, so filler and questions cost nothing. A
-question's answer never stands in the target, which makes every answer a look at the source.
+question's answer never stands in the target, which makes every answer a look at the source. Decoys
+are pairs in the target that look like the source's, a key of the source and another value than its
+own: the longer the target, the more of them compete with the one true pair, which is how a growing
+target draws attention off the source.
 """
 
 from __future__ import annotations
@@ -39,12 +42,14 @@ class TaskOptions:
     """Symbols of each sort: keys, values, filler; or of the one sort that is copied."""
     n_filler: int = 6
     """Filler tokens before each question of recall."""
+    n_decoys: int = 0
+    """Wrong pairs before each question of recall, behind its filler."""
 
     def __post_init__(self) -> None:
-        if self.n_items < 2 or self.n_symbols < 2 or self.n_filler < 0:
+        if min(self.n_items, self.n_symbols) < 2 or min(self.n_filler, self.n_decoys) < 0:
             raise OptionError(
-                "n_items and n_symbols must be at least 2 and n_filler at least 0, got "
-                f"{self.n_items}, {self.n_symbols}, {self.n_filler}."
+                "n_items and n_symbols must be at least 2, n_filler and n_decoys at least 0, got "
+                f"{self.n_items}, {self.n_symbols}, {self.n_filler}, {self.n_decoys}."
             )
         if self.kind == "recall" and self.n_items > self.n_symbols:
             raise OptionError(
@@ -65,7 +70,8 @@ class TaskOptions:
     @property
     def n_target(self) -> int:
         """Longest target."""
-        return self.n_items * (self.n_filler + 2 if self.kind == "recall" else 1)
+        question = self.n_filler + 2 * self.n_decoys + 2
+        return self.n_items * (question if self.kind == "recall" else 1)
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,12 @@ def _row(options: TaskOptions, generator: torch.Generator) -> tuple[Tensor, Tens
     given = torch.stack([keys, values], 1).flatten()
     order = torch.randperm(n, generator=generator)
     asked = torch.stack([keys[order], values[order]], 1)
-    answer = torch.cat([symbol(2, n, options.n_filler), asked], dim=1)
+    chosen = torch.randint(0, n, (n, options.n_decoys), generator=generator)
+    off = torch.randint(1, symbols, chosen.shape, generator=generator)
+    first = SPECIAL + symbols
+    wrong = first + (values[chosen] - first + off) % symbols
+    decoys = torch.stack([keys[chosen], wrong], 2).flatten(1)
+    answer = torch.cat([symbol(2, n, options.n_filler), decoys, asked], dim=1)
     known = torch.zeros_like(answer, dtype=torch.bool)
     known[:, -1] = True
     return given, answer.flatten(), known.flatten()

@@ -69,41 +69,49 @@ def items_of(
 def signals(
     model: Model,
     items: Sequence[Item],
-    site: str,
+    sites: Sequence[str],
     *,
     pool: Pool = "mean",
     progress: Progress | None = None,
-) -> Float[Tensor, "items width"]:
-    """A model's states for items.
+) -> dict[str, Float[Tensor, "items _"]]:
+    """A model's states for items, by site; every item is read once for all sites.
 
     Args:
         model: An opened model with a tokenizer that knows where its tokens stand.
         items: What it reads.
-        site: One site with rows of positions.
+        sites: Sites with rows of positions; each names one.
         pool: Mean over the item's tokens, or its last.
         progress: Called after every item.
 
     Raises:
         UnknownSiteError: No such site.
-        OptionError: The tokenizer cannot say which characters a token covers.
+        OptionError: The tokenizer cannot say which characters a token covers, or a pattern names
+            several sites.
     """
-    (place,) = model.sites.resolve(site)
+    places = [place for site in sites for place in model.sites.resolve(site)]
+    if len(places) != len(sites):
+        raise OptionError(
+            f"Each subject's site must name one site, got {len(places)} for {list(sites)}; a pattern "
+            "such as layers.* is several subjects."
+        )
     if not getattr(model.tokenizer, "is_fast", False):
         raise OptionError(f"{model.name} needs a tokenizer that tells characters of its tokens.")
-    rows = []
+    rows: list[list[Tensor]] = [[] for _ in places]
     for number, item in enumerate(items):
         encoded = model.tokenizer(item.text, return_offsets_mapping=True)
         ids = torch.tensor(encoded["input_ids"])[None]
         ends = torch.tensor(encoded["offset_mapping"])[:, 1]
         inside = torch.nonzero(ends > item.start)[:, 0]
         inside = inside[inside > 0] if len(inside) > 1 else inside
-        with torch.no_grad(), capture(model, place.name, stop_early=True) as acts:
+        names = [place.name for place in places]
+        with torch.no_grad(), capture(model, *names, stop_early=True) as acts:
             model(ids, use_cache=False)
-        states = acts[place.name][0, inside].float()
-        rows.append((states.mean(0) if pool == "mean" else states[-1]).cpu())
+        for held, name in zip(rows, names, strict=True):
+            states = acts[name][0, inside].float()
+            held.append((states.mean(0) if pool == "mean" else states[-1]).cpu())
         if progress is not None:
-            progress(number + 1, len(items), f"{model.name} {site}")
-    return torch.stack(rows)
+            progress(number + 1, len(items), model.name)
+    return {site: torch.stack(held) for site, held in zip(sites, rows, strict=True)}
 
 
 def teacher_targets(

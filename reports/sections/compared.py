@@ -83,14 +83,14 @@ class _Part:
             )
         return Figure(
             id=self.id,
-            question=self.doc or self.name,
+            question=f"Do the runs differ in this: {self.doc or self.name}?",
             reading=reading,
             chart=lines(
                 rows, x=axis, y=self.name, series="run", band=("low", "high") if bounded else None
             ),
             data=self._columns(axis, first, second),
-            n=f"unit: {self.unit}" if self.unit else "",
-            interval="95 %, both runs' joined" if bounded else "",
+            n=f"{self.size} places" + (f"; unit: {self.unit}" if self.unit else ""),
+            interval="95 %, both runs' joined" if bounded else "no interval",
             source=self.source,
         )
 
@@ -112,10 +112,18 @@ def _table(stored: Stored, parts: list[_Part], first: str, second: str) -> Figur
     data["low"] = [float(part.difference[0, 1]) for part in parts]
     data["high"] = [float(part.difference[0, 2]) for part in parts]
     data["unit"] = [part.unit for part in parts]
+    clear = [part.name for part in parts if part.clear.any()]
+    bounded = sum(bool(np.isfinite(part.difference).all()) for part in parts)
+    reading = f"{len(parts)} values; {bounded} have an interval of their difference"
+    if bounded:
+        named = f": {', '.join(clear[:4])}" if clear else ""
+        reading += f", which leaves out zero for {len(clear)}{named}"
     return Figure(
         id=f"{stored.name}-values",
-        question="Single values",
-        reading=f"{len(parts)} values of both runs.",
+        question="Which single values differ?",
+        reading=f"{reading}.",
         data=data,
+        n=f"{len(parts)} values of both runs",
+        interval="95 %, both runs' joined" if bounded else "no interval",
         source=f"{stored.source}/difference",
     )

@@ -150,7 +150,7 @@ def source_recall(stored: Stored, context: Context) -> Section:
     shown = [i for i, name in enumerate(names) if name in ("lm", "palm", "palm-no-partial")]
     shown = shown or list(range(min(len(names), 4)))
     rows = as_rows(
-        tokens=np.tile(stored.bins, len(shown)),
+        **{"target tokens before the answer": np.tile(stored.bins, len(shown))},
         accuracy=mean[shown].ravel(),
         low=stored.accuracy[shown].min(1).ravel(),
         high=stored.accuracy[shown].max(1).ravel(),
@@ -173,7 +173,13 @@ def source_recall(stored: Stored, context: Context) -> Section:
                 question="Is the answer still found late in the target?",
                 reading=f"Best overall is {names[best]} with {mean[best].mean():.0%} of the answers; "
                 f"guessing would give {stored.chance:.0%}.",
-                chart=lines(rows, x="tokens", y="accuracy", series="which", band=("low", "high")),
+                chart=lines(
+                    rows,
+                    x="target tokens before the answer",
+                    y="accuracy",
+                    series="which",
+                    band=("low", "high"),
+                ),
                 data={
                     "construction": names,
                     "parameters": stored.parameters.tolist(),
@@ -181,8 +187,10 @@ def source_recall(stored: Stored, context: Context) -> Section:
                     "accuracy": mean.mean(1).tolist(),
                     "lowest seed": stored.accuracy.mean(2).min(1).tolist(),
                     "highest seed": stored.accuracy.mean(2).max(1).tolist(),
-                    "early": mean[:, 0].tolist(),
-                    "late": mean[:, -1].tolist(),
+                }
+                | {
+                    f"after {tokens:.0f} tokens": mean[:, place].tolist()
+                    for place, tokens in enumerate(stored.bins)
                 },
                 n=n,
                 interval="least and most over seeds",

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..charts import as_rows, bars, heat, lines
+from ..charts import as_rows, heat, lines
 from ..figure import Figure
 from ..section import Context, Section, Stored, Tile
+from .expert_work import load, matrix, together, usage
 
 MAX_CELLS = 1600
 TAIL = 20
 """Largest maxima that the tail's power is fitted to."""
-N_PAIRS = 20
-"""Pairs of experts listed."""
 
 
 def expert_profile(stored: Stored, context: Context) -> Section:
@@ -44,8 +43,8 @@ def expert_profile(stored: Stored, context: Context) -> Section:
             f"as in the variant {stored.variant!r}. Outputs are taken before the gate weight."
         ),
         figures=(
-            _maxima(stored), _ranked(stored, context), _tail(stored), _load(stored),
-            _together(stored),
+            _maxima(stored), _ranked(stored, context), _tail(stored), *_formation(stored),
+            load(stored), usage(stored), *matrix(stored), together(stored),
         ),
         tiles=(
             Tile(
@@ -121,14 +120,42 @@ def _ranked(stored: Stored, context: Context) -> Figure:
             "position": stored.ranked_position.tolist(),
             "dimension": stored.ranked_channel.tolist(),
             "gate weight": stored.ranked_gate.tolist(),
-            "texts whose first token comes here": _first_share(stored),
+            "share of texts whose first token comes here": _first_share(stored),
             "neurons": [", ".join(str(int(n)) for n in row if n >= 0) for row in stored.ranked_neurons],
             "adds": [", ".join(f"{v:.4g}" for v in row) for row in stored.ranked_contributions],
             "super weight": stored.ranked_weights[:, 0].tolist() if len(names) else [],
         },
-        n=f"the {len(names)} largest",
+        n=f"the {len(names)} largest of {stored.n_population}; {stored.n_texts} texts",
         source=f"{stored.source}/ranked_value",
     )  # fmt: skip
+
+
+def _formation(stored: Stored) -> list[Figure]:
+    """How the residual stream grows, and in which layers it jumps."""
+    layers = np.arange(len(stored.resid_largest))
+    if not len(layers):
+        return []
+    ratio = stored.resid_largest / np.maximum(stored.resid_median, 1e-12)
+    formed = ", ".join(str(int(layer)) for layer in stored.formation) or "none"
+    rows = as_rows(layer=layers, **{"largest / median |h|": ratio})
+    top = int(np.argmax(ratio))
+    return [
+        Figure(
+            id=f"{stored.name}-formation",
+            question="Where do massive activations form?",
+            reading=f"Layers of formation: {formed}; the largest is {ratio[top]:,.0f} times the median "
+            f"size after layer {top}.",
+            chart=lines(rows, x="layer", y="largest / median |h|", log=True),
+            data={
+                "layer": layers.tolist(),
+                "largest |h|": stored.resid_largest.tolist(),
+                "median |h|": stored.resid_median.tolist(),
+                "ratio": ratio.tolist(),
+            },
+            n=f"{stored.n_texts} texts, {stored.n_tokens} tokens",
+            source=f"{stored.source}/resid_largest",
+        )
+    ]
 
 
 def _first_share(stored: Stored) -> list[float]:
@@ -168,54 +195,3 @@ def _tail(stored: Stored) -> Figure:
 def _exponent(sizes: np.ndarray) -> float:
     """Hill's estimate from the largest values, which come first."""
     return float(1 / np.maximum(np.log(sizes[:TAIL] / sizes[TAIL]).mean(), 1e-12))
-
-
-def _load(stored: Stored) -> Figure:
-    load = stored.n_routed[:, : stored.n_experts].astype(float)
-    share = load / np.maximum(load.sum(1, keepdims=True), 1)
-    highest = share.max(1) * stored.n_experts
-    idle = int((load == 0).sum())
-    rows = as_rows(layer=stored.layers, **{"busiest expert, times its fair share": highest})
-    return Figure(
-        id=f"{stored.name}-load",
-        question="Is the load balanced?",
-        reading=f"The busiest gets {highest.max():.1f} times its fair share; {idle} get nothing.",
-        chart=bars(rows, x="layer", y="busiest expert, times its fair share"),
-        data={"layer": stored.layers.tolist()}
-        | {f"expert {e}": stored.n_routed[:, e].tolist() for e in range(int(stored.n_experts))},
-        n=f"{stored.n_tokens} tokens, {stored.n_active} experts each",
-        source=f"{stored.source}/n_routed",
-    )
-
-
-def _together(stored: Stored) -> Figure:
-    """Pairs of experts that share more tokens than their loads let expect."""
-    load = stored.n_routed[:, : stored.n_experts].astype(float)
-    expected = load[:, :, None] * load[:, None, :] / max(int(stored.n_tokens), 1)
-    upper = np.triu(np.ones((int(stored.n_experts),) * 2, dtype=bool), 1)
-    lift = np.where(upper & (expected >= 1), stored.coactive / np.maximum(expected, 1e-12), -1.0)
-    order = np.argsort(-lift, axis=None, kind="stable")[:N_PAIRS]
-    at = [
-        place for place in zip(*np.unravel_index(order, lift.shape), strict=True) if lift[place] > 0
-    ]
-    names = [f"L{int(stored.layers[r])} E{int(a)} and E{int(b)}" for r, a, b in at]
-    values = [float(lift[place]) for place in at]
-    reading = "No two experts share a token."
-    if at:
-        reading = f"{names[0]} share {values[0]:.1f} times the tokens that chance would give them."
-    return Figure(
-        id=f"{stored.name}-together",
-        question="Which experts work together?",
-        reading=reading,
-        chart=bars(as_rows(pair=names, **{"times chance": values}), x="pair", y="times chance")
-        if at
-        else None,
-        data={
-            "pair": names,
-            "tokens": [int(stored.coactive[place]) for place in at],
-            "expected": [float(expected[place]) for place in at],
-            "times chance": values,
-        },
-        n=f"{stored.n_tokens} tokens; pairs that chance gives at least one",
-        source=f"{stored.source}/coactive",
-    )

@@ -1,4 +1,4 @@
-"""Features of a dictionary: an index, and a card for each that was asked for; paths of a pursuit."""
+"""Features of a dictionary: an index, and a card for each that was asked for."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from ..charts import as_rows, bars, lines
 from ..figure import Figure
 from ..section import Context, Section, Stored
 from ..tokens import label, token_text
+from .feature_index import frequencies, index
 
 N_LEVELS = 8
-MAX_STEPS = 16
+SPARKS = "▁▂▃▄▅▆▇█"
 
 
 def sae_features(stored: Stored, context: Context) -> Section:
@@ -34,7 +35,7 @@ def sae_features(stored: Stored, context: Context) -> Section:
             "Logit effects are the direct ones of the decoder direction through final norm and "
             "unembedding, centred over the vocabulary."
         ),
-        figures=(_index(stored, context), *cards),
+        figures=(index(stored, context), *frequencies(stored), *cards),
         verdict=(
             f"{name} has {stored.d_sae} features at {label(str(stored.site))}; feature "
             f"{int(stored.features[0])} fires on {stored.density[0]:.2%} of the rows, most strongly on "
@@ -50,31 +51,6 @@ def _token(context: Context, token: int | np.integer) -> str:
     if int(token) < 0:
         return ""
     return token_text(context.vocabulary, int(token)).replace("·", " ")
-
-
-def _index(stored: Stored, context: Context) -> Figure:
-    with_logits = bool((stored.listed_logit_ids >= 0).any())
-    data: dict[str, list[Any]] = {
-        "feature": stored.listed.tolist(),
-        "fires on": stored.listed_density.tolist(),
-        "largest": stored.listed_max.astype(float).tolist(),
-        "mean where it fires": stored.listed_mean.tolist(),
-        "strongest on": [context.token(t) if t >= 0 else "" for t in stored.listed_top_ids],
-    }
-    if with_logits:
-        data["raises most"] = [context.token(t) if t >= 0 else "" for t in stored.listed_logit_ids]
-        data["by"] = stored.listed_logit.tolist()
-    data["nearest"] = stored.listed_neighbour.tolist()
-    data["cosine"] = stored.listed_cosine.tolist()
-    dense = int((stored.listed_density > 0.1).sum())
-    return Figure(
-        id=f"{stored.name}-index",
-        question="Which features are there?",
-        reading=f"Of {len(stored.listed)} listed, {dense} fire on more than a tenth of the rows.",
-        data=data,
-        n=f"{stored.n_rows:,} rows",
-        source=f"{stored.source}/listed",
-    )
 
 
 def _card(stored: Stored, context: Context, at: int) -> list[Figure]:
@@ -114,6 +90,7 @@ def _contexts(stored: Stored, context: Context, at: int, prefix: str, n: str) ->
         ("mean where it fires", f"{stored.mean_active[at]:.3g}"),
         ("share of all firings", f"{stored.share_of_l0[at]:.2%}"),
         ("decoder length", f"{stored.decoder_norm[at]:.3g}"),
+        ("by eighth of the document", spark(stored.position_density[at])),
     ]
     neighbours = _pairs(stored.neighbours[at], stored.neighbour_cosines[at], "{:.2f}")
     companions = _pairs(stored.companions[at], stored.companion_shares[at], "{:.0%}")
@@ -145,6 +122,14 @@ def _contexts(stored: Stored, context: Context, at: int, prefix: str, n: str) ->
         notes=("Windows of alike last eight tokens are shown once.",),
         wide=True,
     )  # fmt: skip
+
+
+def spark(values: np.ndarray) -> str:
+    """Numbers from zero up as a row of blocks, the largest full; no larger than zero, no block."""
+    top = float(np.nanmax(values, initial=0.0))
+    if top <= 0:
+        return "–"
+    return "".join(SPARKS[round(max(float(v), 0.0) / top * (len(SPARKS) - 1))] for v in values)
 
 
 def _group(number: int) -> str:
@@ -224,135 +209,4 @@ def _logits(stored: Stored, context: Context, at: int, prefix: str) -> Figure:
         n=f"the {len(up)} most raised, then the {len(down)} most lowered of the vocabulary",
         source=f"{stored.source}/up_values",
         notes=("Direct effect of a unit of the feature where the final norm divides by 1.",),
-    )
-
-
-def sae_paths(stored: Stored, context: Context) -> Section:
-    """Section of the result kind `sae_paths`."""
-    name = label(str(stored.values["label"]), longest=40)
-    final = stored.mean_energy[-1]
-    n_steps = len(stored.mean_energy) - 1
-    n = f"{stored.n_rows:,} rows"
-    steps = np.arange(n_steps + 1)
-    rows = as_rows(
-        step=steps,
-        **{"energy left": stored.mean_energy},
-        low=stored.low_energy,
-        high=stored.high_energy,
-    )
-    curve = Figure(
-        id=f"{stored.name}-energy",
-        question="How does the residual shrink?",
-        reading=f"After {n_steps} steps {final:.1%} of the energy is left; "
-        f"{stored.repeats:.1%} of the steps take an atom again.",
-        chart=lines(rows, x="step", y="energy left", band=("low", "high")),
-        data={
-            "step": steps.tolist(),
-            "energy left": stored.mean_energy.tolist(),
-            "10 %": stored.low_energy.tolist(),
-            "90 %": stored.high_energy.tolist(),
-        },
-        n=n,
-        interval="band from the 10 % to the 90 % quantile of rows",
-        source=f"{stored.source}/mean_energy",
-    )
-    counts = stored.steps_to_share
-    labels = [*(str(i) for i in range(1, len(counts))), f"> {n_steps}"]
-    lengths = Figure(
-        id=f"{stored.name}-lengths",
-        question="How many atoms does a token need?",
-        reading=f"{counts[-1] / max(counts.sum(), 1):.0%} of the rows keep more than a tenth of "
-        f"their energy after {n_steps} steps.",
-        chart=bars(as_rows(**{"steps to nine tenths": labels, "rows": counts}),
-                   x="steps to nine tenths", y="rows"),
-        data={"steps": labels, "rows": counts.tolist()},
-        n=n,
-        source=f"{stored.source}/steps_to_share",
-    )  # fmt: skip
-    order = Figure(
-        id=f"{stored.name}-order",
-        question="Which atoms come first, which last?",
-        reading=(
-            f"Atom {int(stored.early[0])} is taken at step {stored.early_rank[0]:.1f} on average, atom "
-            f"{int(stored.late[0])} at {stored.late_rank[0]:.1f}."
-            if len(stored.early)
-            else "No atom was taken."
-        ),
-        data={
-            "early atom": stored.early.tolist(),
-            "mean step": stored.early_rank.tolist(),
-            "rows": stored.early_count.tolist(),
-            "late atom": stored.late.tolist(),
-            "its mean step": stored.late_rank.tolist(),
-            "its rows": stored.late_count.tolist(),
-        },
-        n=f"{n}; atoms taken on at least ten",
-        source=f"{stored.source}/early",
-    )
-    return Section(
-        id=stored.name,
-        title=f"Order of atoms in {name}",
-        chapter="Features",
-        intro=(
-            "Matching pursuit takes atoms one after the other, each from what the ones before have "
-            "left (arXiv 2506.03093): early atoms are coarse, late ones explain residuals."
-        ),
-        figures=(_grid(stored, context), curve, lengths, order),
-        verdict=f"{name} takes {_half(stored.mean_energy)} to half of a row's energy; after {n_steps} "
-        f"{final:.1%} is left.",
-    )
-
-
-def _half(energy: np.ndarray) -> str:
-    """In how many steps half of the energy is gone, in words."""
-    below = np.flatnonzero(energy <= 0.5)
-    if not len(below):
-        return f"more than {len(energy) - 1} atoms"
-    return f"{int(below[0])} atom{'s' if below[0] != 1 else ''}"
-
-
-def _grid(stored: Stored, context: Context) -> Figure:
-    n_steps = min(stored.atoms.shape[1], MAX_STEPS)
-    rows = []
-    for at, token in enumerate(stored.text_ids):
-        cells = []
-        for step in range(n_steps):
-            atom, taken = int(stored.atoms[at, step]), float(stored.values["values"][at, step])
-            before, after = (float(stored.energy[at, step + i]) for i in (0, 1))
-            gone = before - after
-            tip = (
-                f"{context.token(token)}, step {step + 1}: atom {atom} ({taken:.3g}), takes "
-                f"{gone:.1%} of the energy, {after:.1%} left" if atom >= 0 else "stopped"
-            )  # fmt: skip
-            level = min(round(gone * 16), N_LEVELS) if atom >= 0 else 0
-            cells.append({"text": str(atom) if atom >= 0 else "", "level": level, "tip": tip})
-        left = float(stored.energy[at, -1])
-        rows.append({
-            "token": context.token(token), "cells": cells, "left": f"{left:.1%}",
-            "tip": f"{left:.2%} of the energy left after all steps",
-        })  # fmt: skip
-    html = context.macros(
-        "features.html.j2", "paths",
-        {"id": stored.name, "steps": list(range(1, n_steps + 1)), "rows": rows},
-    )  # fmt: skip
-    first = stored.atoms[:, 0]
-    common = np.bincount(first[first >= 0]).argmax() if (first >= 0).any() else -1
-    cut = stored.atoms.shape[1] > n_steps
-    return Figure(
-        id=f"{stored.name}-path",
-        question="Which atom was taken when?",
-        reading=f"Atom {int(common)} comes first for {int((first == common).sum())} of {len(first)} "
-        "tokens; darker cells took more of the energy.",
-        html=html,
-        data={
-            "token": [context.token(t) for t in stored.text_ids],
-            "first atom": first.tolist(),
-            "its value": stored.values["values"][:, 0].astype(float).tolist(),
-            "left after it": stored.energy[:, 1].tolist(),
-            "left at the end": stored.energy[:, -1].tolist(),
-        },
-        n=f"{len(first)} tokens of one text",
-        source=f"{stored.source}/atoms",
-        notes=(f"The first {n_steps} steps of {stored.atoms.shape[1]}.",) if cut else (),
-        wide=True,
     )

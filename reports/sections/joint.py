@@ -53,7 +53,7 @@ def _scores(stored: Stored, names: list[str], half: list[str], part: int, n: str
     return Figure(
         id=f"{stored.name}-scores-{part}",
         question="Do latents belong to one modality?" + (" (others)" if part > 1 else ""),
-        reading="; ".join(f"{names[i]}: {stored.one_sided[i]:.0%} one-sided" for i in chosen),
+        reading="; ".join(f"{names[i]}: {stored.one_sided[i]:.0%} one-sided" for i in chosen) + ".",
         chart=lines(rows, x="modality score", y="share of latents", series="architecture"),
         data={"modality score": centres.tolist()}
         | {names[i]: stored.counts[i].tolist() for i in chosen},
@@ -70,7 +70,7 @@ def _sides(stored: Stored, names: list[str], n: str) -> Figure:
     return Figure(
         id=f"{stored.name}-sides",
         question="How much of the code is of one modality?",
-        reading="; ".join(f"{name}: {v:.0%}" for name, v in zip(names, values, strict=True)),
+        reading="; ".join(f"{name}: {v:.0%}" for name, v in zip(names, values, strict=True)) + ".",
         chart=dots(rows, y="architecture", x="energy in one-sided latents", low="low", high="high"),
         data={
             "architecture": names,

@@ -15,12 +15,12 @@ N_LEVELS = 9
 def lens(stored: Stored, context: Context) -> Section:
     """Section of the result kinds `logit_lens` and `tuned_lens`."""
     title = "Tuned lens" if stored.kind == "tuned_lens" else "Logit lens"
-    known = np.flatnonzero(stored.agreement >= 0.5)
+    known = np.flatnonzero(stored.agreement[:-1] >= 0.5)
     knows = f"from layer {known[0]} on" if len(known) else "nowhere"
     verdict = (
         f"Through the {title.lower()} half of the final choices stand {knows}."
         if len(known)
-        else f"Through the {title.lower()} no layer shares half of the final choices."
+        else f"Through the {title.lower()} no layer before the last shares half of the final choices."
     )
     return Section(
         id=stored.name,

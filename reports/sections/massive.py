@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..charts import as_rows, dots, heat, lines
-from ..figure import Figure
+from ..charts import as_rows, bars, dots, heat, lines
+from ..figure import Figure, cell
 from ..section import Context, Section, Stored, Tile
+from ..skyline import LEAST, n_bars, skyline
 from ..tokens import label
+
+SKYLINE = 16
+"""Dimensions of the skyline."""
 
 
 def massive_activations(stored: Stored, context: Context) -> Section:
@@ -33,7 +37,7 @@ def massive_activations(stored: Stored, context: Context) -> Section:
                 href=f"#{stored.name}-profile",
             ),
         )
-    figures.append(_map(stored))
+    figures += [_skyline(stored), _map(stored)]
     return Section(
         id=stored.name,
         title="Massive activations",
@@ -137,8 +141,6 @@ def _profile(stored: Stored) -> Figure:
 def _writers(stored: Stored) -> Figure:
     names = [str(int(neuron)) for neuron in stored.writer_neurons]
     rows = as_rows(neuron=names, **{"adds to the dimension": stored.writer_contributions})
-    from ..charts import bars
-
     return Figure(
         id=f"{stored.name}-writers",
         question=f"Who writes dimension {stored.writer_channel} in layer {stored.writer_layer}?",
@@ -178,6 +180,43 @@ def _events(stored: Stored, context: Context) -> Figure:
         },
         n=f"{stored.n_events} found, {listed} listed",
         source=f"{stored.source}/event_value",
+    )
+
+
+def _skyline(stored: Stored) -> Figure:
+    """Token by channel by size, the papers' view; the map and the ranked table stand beside it."""
+    order = np.sort(np.argsort(-stored.map_values.max(0))[:SKYLINE])
+    sizes = stored.map_values[:, order].astype(float)
+    channels = [str(int(channel)) for channel in stored.map_channels[order]]
+    position, column = np.unravel_index(sizes.argmax(), sizes.shape)
+    drawn = n_bars(sizes)
+    return Figure(
+        id=f"{stored.name}-skyline",
+        question="How far do they stand out?",
+        reading=(
+            f"{drawn} of {sizes.size} cells exceed {LEAST:.0%} of the largest, "
+            f"{cell(float(sizes.max()))} at position {position} in dimension {channels[column]}."
+        ),
+        html=skyline(
+            sizes,
+            [str(p) for p in range(len(sizes))],
+            channels,
+            row_title="position",
+            column_title="dimension",
+        ),
+        data={
+            "position": [int(p) for p, c in np.argwhere(sizes > LEAST * sizes.max())],
+            "dimension": [int(channels[c]) for p, c in np.argwhere(sizes > LEAST * sizes.max())],
+            "size |h|": sizes[sizes > LEAST * sizes.max()].tolist(),
+        },
+        n=f"first {len(sizes)} positions, {len(channels)} largest dimensions, largest over "
+        f"{stored.n_documents} documents",
+        source=f"{stored.source}/map_values",
+        notes=(
+            f"Bars under {LEAST:.0%} of the largest are left out; heights are linear.",
+            "The same bars from two sides.",
+        ),
+        wide=True,
     )
 
 

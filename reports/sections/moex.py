@@ -87,7 +87,7 @@ def _intervals(stored: Stored, names: list[str], metrics: list[str], metric: str
     kept = [names[i] for i in there]
     rows = as_rows(
         model=kept,
-        **{metric: mean[there]},
+        **{_titled(metric): mean[there]},
         low=np.where(np.isnan(low), mean, low)[there],
         high=np.where(np.isnan(high), mean, high)[there],
     )
@@ -102,7 +102,7 @@ def _intervals(stored: Stored, names: list[str], metrics: list[str], metric: str
         question=QUESTIONS.get(metric, f"How do they compare in {metric}?"),
         reading=f"Best is {names[best]} with {mean[best]:.3f}, last {names[last]} with "
         f"{mean[last]:.3f}.",
-        chart=dots(rows, y="model", x=metric, low="low", high="high"),
+        chart=dots(rows, y="model", x=_titled(metric), low="low", high="high"),
         data={"model": kept, "mean": mean[there].tolist(), "low": low[there].tolist(),
               "high": high[there].tolist()} | columns,
         n=f"{len(stored.seeds)} seeds",
@@ -110,6 +110,11 @@ def _intervals(stored: Stored, names: list[str], metrics: list[str], metric: str
         source=f"{stored.source}/mean",
         notes=(label(str(stored.meanings[row]), longest=None) + ".",),
     )  # fmt: skip
+
+
+def _titled(metric: str) -> str:
+    """A metric with its unit."""
+    return f"{metric} (nats)" if metric.startswith("loss") else metric
 
 
 def _table(stored: Stored, names: list[str], metrics: list[str]) -> Figure:
@@ -124,7 +129,8 @@ def _table(stored: Stored, names: list[str], metrics: list[str]) -> Figure:
         question="What is each like in all?",
         reading="; ".join(
             f"{name}: perplexity {value:.3f}" for name, value in zip(names, perplexity, strict=True)
-        ),
+        )
+        + ".",
         data={"model": names, "perplexity": perplexity} | columns,
         n=f"means over {len(stored.seeds)} seeds",
         source=f"{stored.source}/values",
@@ -172,7 +178,8 @@ def _load(stored: Stored, names: list[str]) -> Figure:
         question="Is the load balanced?",
         reading="; ".join(
             f"{names[i]}: {value:.2f}" for i, value in zip(mixed, busiest, strict=True)
-        ),
+        )
+        + ".",
         chart=bars(rows, x="model", y="busiest expert, times its fair share"),
         data={"model": [names[i] for i in mixed]}
         | {f"expert {e}": stored.load[mixed, e].tolist() for e in range(n_experts)},

@@ -9,6 +9,9 @@ from ..figure import Figure
 from ..section import Context, Section, Stored
 from ..tokens import label
 
+PLACE = "site, by its row in the table"
+TIMES = "compression (uniform code over this one)"
+
 
 def linear_probe(stored: Stored, context: Context) -> Section:
     """Section of the result kind `linear_probe`."""
@@ -24,7 +27,7 @@ def linear_probe(stored: Stored, context: Context) -> Section:
     if untrained is not None:
         curves["random weights"] = untrained
     rows = as_rows(
-        site=np.tile(order, len(curves)),
+        **{PLACE: np.tile(order, len(curves))},
         accuracy=np.concatenate(list(curves.values())),
         which=np.repeat(list(curves), len(sites)),
     )
@@ -36,7 +39,7 @@ def linear_probe(stored: Stored, context: Context) -> Section:
         reading=f"Most selective at {sites[best]}: accuracy {stored.accuracy[best]:.2f} "
         f"({stored.accuracy_low[best]:.2f} to {stored.accuracy_high[best]:.2f}), control "
         f"{stored.control[best]:.2f}; from the token alone {stored.token_identity:.2f}.",
-        chart=lines(rows, x="site", y="accuracy", series="which"),
+        chart=lines(rows, x=PLACE, y="accuracy", series="which"),
         data={
             "site": sites,
             "accuracy": stored.accuracy.tolist(),
@@ -75,9 +78,9 @@ def _code(stored: Stored, sites: list[str]) -> tuple[Figure, ...]:
             reading=f"Shortest code at {sites[best]}: {stored.codelength[best]:,.0f} bits for "
             f"{stored.n_train} labels, {compression[best]:.1f} times shorter than the uniform code.",
             chart=lines(
-                as_rows(site=np.arange(len(sites)), compression=compression),
-                x="site",
-                y="compression",
+                as_rows(**{PLACE: np.arange(len(sites)), TIMES: compression}),
+                x=PLACE,
+                y=TIMES,
             ),
             data={
                 "site": sites,

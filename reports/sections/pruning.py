@@ -23,12 +23,15 @@ def expert_effects(stored: Stored, context: Context) -> Section:
     loss = Figure(
         id=f"{stored.name}-loss",
         question="What does the model lose without them?",
-        reading="; ".join(f"{c}: {v:.2f} nats" for c, v in zip(names, stored.loss, strict=True)),
+        reading="; ".join(f"{c}: {v:.2f} nats" for c, v in zip(names, stored.loss, strict=True))
+        + ".",
         chart=dots(rows, y="condition", x="loss (nats)", low="low", high="high"),
         data={
             "taken out": names,
             "experts": stored.n_removed.tolist(),
             "loss (nats)": stored.loss.tolist(),
+            "low": stored.loss_low.tolist(),
+            "high": stored.loss_high.tolist(),
             "perplexity": np.exp(stored.loss).tolist(),
             "repetition": stored.repetition.tolist(),
         },
@@ -68,9 +71,8 @@ def _curve(stored: Stored, names: list[str], n: str) -> Figure:
     return Figure(
         id=f"{stored.name}-curve",
         question="Do the massive activations go with them?",
-        reading="; ".join(
-            f"{c}: at most {r.max():,.0f}" for c, r in zip(names, ratio, strict=True)
-        ),
+        reading="; ".join(f"{c}: at most {r.max():,.0f}" for c, r in zip(names, ratio, strict=True))
+        + ".",
         chart=lines(rows, x="layer", y="largest / median", series="taken out", log=True),
         data={"layer": layers.tolist()}
         | {name: row.tolist() for name, row in zip(names, ratio, strict=True)},
@@ -91,7 +93,8 @@ def _decay(stored: Stored, names: list[str], n: str) -> Figure:
         id=f"{stored.name}-decay",
         question="Do the attention sinks go with them?",
         reading="Mean decay over layers: "
-        + "; ".join(f"{names[i]}: {means[i]:.2f}" for i in later),
+        + "; ".join(f"{names[i]}: {means[i]:.2f}" for i in later)
+        + ".",
         chart=lines(rows, x="layer", y="decay rate", series="taken out"),
         data={
             "layer": stored.attention_layers.tolist(),

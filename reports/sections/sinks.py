@@ -19,7 +19,7 @@ def attention_sinks(stored: Stored, context: Context) -> Section:
         chapter="Layers",
         intro=(
             "Heads that look at one position whatever the text says. Sink_k is the share of heads "
-            f"whose importance of key k exceeds {stored.epsilon} (arXiv 2410.10781); it is no mass. "
+            f"whose importance of key k exceeds {stored.epsilon:g} (arXiv 2410.10781); it is no mass. "
             f"Attention probabilities: {stored.values['source']}."
         ),
         figures=(
@@ -33,7 +33,8 @@ def attention_sinks(stored: Stored, context: Context) -> Section:
             Tile(
                 label="heads that sink to the first token",
                 value=f"{stored.sink_rate[0]:.0%}",
-                meaning=f"Share of heads whose importance of the first token exceeds {stored.epsilon}.",
+                meaning="Share of heads whose importance of the first token exceeds "
+                f"{stored.epsilon:g}.",
                 href=f"#{stored.name}-rates",
             ),
         ),
@@ -85,7 +86,7 @@ def _map(stored: Stored, n: str) -> Figure:
         id=f"{stored.name}-heads",
         question="Which heads sink?",
         reading=f"{sinking} of {stored.first_token.size} heads have a mean importance above "
-        f"{stored.epsilon}.",
+        f"{stored.epsilon:g}.",
         chart=heat(rows, x="layer", y="head", value="importance"),
         data={"layer": list(range(n_layers))}
         | {f"head {h}": stored.first_token[:, h].tolist() for h in range(n_heads)},
@@ -162,8 +163,8 @@ def _keys_and_values(stored: Stored, n: str) -> tuple[Figure, ...]:
             id=f"{stored.name}-keys-values",
             question="Does a sink add anything to what reads it?",
             reading=f"Values of sinks are smaller than others' in {smaller['values']} of "
-            f"{len(layers)} layers, keys in {smaller['keys']}: attention that goes there moves "
-            "little.",
+            f"{len(layers)} layers, keys in {smaller['keys']}: attention that goes there "
+            + ("moves little." if smaller["values"] > len(layers) / 2 else "may move as much."),
             chart=lines(rows, x="layer", y="mean norm", series="which", log=True),
             data={"layer": layers.tolist(), **{name: c.tolist() for name, c in curves.items()}},
             n=f"{n}; sinks are positions {named}",

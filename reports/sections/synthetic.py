@@ -123,8 +123,9 @@ def _figure(
 def _table(stored: Stored, axis: str, at: np.ndarray) -> Figure:
     return Figure(
         id=f"{stored.name}-cells",
-        question="Every training",
-        reading=f"{len(stored.seed)} trainings, {stored.seconds.sum() / 60:.1f} minutes in all.",
+        question="What did every training come to?",
+        reading=f"{len(stored.seed)} trainings, {stored.seconds.sum() / 60:.1f} minutes in all; "
+        f"matched cosine {stored.matched_cosine.min():.3f} to {stored.matched_cosine.max():.3f}.",
         data={
             "architecture": [label(str(name)) for name in stored.architecture],
             axis: at.tolist(),

@@ -146,13 +146,12 @@
 
   // Theme, kept in memory only.
   const themes = ["auto", "light", "dark"], button = byId("theme");
-  button.addEventListener("click", () => {
-    const root = document.documentElement;
-    const next = themes[(themes.indexOf(root.dataset.theme) + 1) % themes.length];
-    root.dataset.theme = next;
-    button.textContent = `◐ ${next}`;
-    button.setAttribute("aria-label", `colour theme: ${next === "auto" ? "as the system" : next}`);
-  });
+  const dress = (theme) => {
+    document.documentElement.dataset.theme = theme;
+    button.textContent = `◐ ${theme}`;
+    button.setAttribute("aria-label", `colour theme: ${theme === "auto" ? "as the system" : theme}`);
+  };
+  button.addEventListener("click", () => dress(themes[(themes.indexOf(document.documentElement.dataset.theme) + 1) % themes.length]));
 
   // Search over sections and figures.
   const search = byId("search");
@@ -239,6 +238,34 @@
   addEventListener("beforeprint", () => all("details").forEach((d) => {
     if (d.querySelectorAll("tbody tr").length <= 30) d.open = true;
   }));
+  // A page that follows its run reads itself again, unless it is in use; theme, open tables and place
+  // are kept with this entry of the history.
+  const follow = byId("follow"), places = () => all("main > section, figure[id], article[id]");
+  const resume = () => {
+    const { theme, open = [], at, top } = history.state ?? {};
+    if (!follow) return;
+    if (theme) dress(theme);
+    for (const id of open) all(":scope > details", byId(id) ?? tip).forEach((d) => { d.open = true; });
+    const pause = byId("pause"), press = (on) => pause.setAttribute("aria-pressed", String(on));
+    pause.addEventListener("click", () => press(pause.getAttribute("aria-pressed") !== "true"));
+    byId("drawn").textContent = `Drawn ${document.lastModified}.`;
+    const back = () => { if (at && byId(at)) scrollBy({ top: byId(at).getBoundingClientRect().top - top, behavior: "instant" }); };
+    back();
+    requestAnimationFrame(() => requestAnimationFrame(back));
+    setInterval(() => {
+      const busy = pause.getAttribute("aria-pressed") === "true" || document.hidden || keys.open || !tip.hidden ||
+        /INPUT|SELECT/.test(document.activeElement?.tagName) || !getSelection().isCollapsed;
+      if (busy) return;
+      const here = places().find((el) => el.getBoundingClientRect().bottom > 80);
+      history.replaceState({
+        theme: document.documentElement.dataset.theme,
+        open: all("figure:has(> details[open]), article:has(> details[open])").map((el) => el.id),
+        at: here?.id, top: here?.getBoundingClientRect().top,
+      }, "");
+      location.reload();
+    }, 1000 * follow.dataset.every);
+  };
+
   // Last: what marks say and tooltips, section after section; then the page is ready.
   const prepare = async () => {
     if (!self.DecompressionStream) byId("old").hidden = false;
@@ -251,6 +278,7 @@
       all(":scope > :not(.figures)", section).forEach(arm);
     }
     all("figure[data-later]").forEach((figure) => near.observe(figure));
+    resume();
     document.body.dataset.ready = "true";
   };
   prepare();

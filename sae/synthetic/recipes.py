@@ -30,12 +30,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..architectures import make_sae
-from ..base import SparseAutoencoder, TrainingState, squared_error
+from ..base import SparseAutoencoder
 from ..batch_encoding import encode_batch_top_k
 from ..batchtopk import BatchTopKOptions, BatchTopKSae
 from ..codes import Codes, as_dense, as_sparse
 from ..matryoshka import MatryoshkaOptions, MatryoshkaSae
 from ..mp import MpOptions, MpSae
+from ..output import TrainingState, squared_error
 from .tree import N_FEATURES, TRUE_L0
 
 BATCH = 200

@@ -133,7 +133,9 @@ def test_a_lens_says_from_which_layer_on_it_agrees(context: Context) -> None:
     )
     assert by_id(section, "kl").reading.startswith("9.00 nats after the first layer")
     none = lens(lens_of([0.1, 0.2, 0.3], "tuned_lens"), context)
-    assert none.verdict == "Through the tuned lens no layer shares half of the final choices."
+    assert none.verdict == (
+        "Through the tuned lens no layer before the last shares half of the final choices."
+    )
     assert none.title == "Tuned lens"
     grid = by_id(section, "grid")
     assert "first leads at layer 2 (median over 2 positions)" in grid.reading

@@ -46,10 +46,11 @@ def test_one_command_trains_five_architectures(run, tmp_path):
 
 def test_sweeps_name_what_differs(run, tmp_path):
     code, document = call(
-        run, "-s", "x", "-k", 2, "-k", 4, "-l", 48, "-n", 3, "-b", 100, "-o", tmp_path / "out"
-    )
+        run, "-s", "x", "-k", 2, "-k", 4, "-l", 48, "-n", 3, "-b", 100, "-o", tmp_path / "out",
+        "-a", "topk, relu",
+    )  # fmt: skip
     assert code == 0, document
-    assert set(document["result"]) == {"topk_k2", "topk_k4"}
+    assert set(document["result"]) == {"topk_k2", "topk_k4", "relu"}
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,7 @@ def test_sweeps_name_what_differs(run, tmp_path):
         (["-s", "x", "-a", "vae"], "Unknown architecture"),
         (["-s", "x", "-b", 5000], "batch_rows must be"),
         (["-s", "x", "-l", 10, "-k", 11], "k must be from 1"),
+        (["-s", "x", "--held-out", 0.95], "too few to hold 95%"),
     ],
 )
 def test_bad_input_ends_before_anything_is_written(run, tmp_path, args, message):

@@ -1,17 +1,19 @@
 """`fluoroscope sae`: from a run file and a dictionary to a page."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from fluoroscope.cli import app
 from fluoroscope.probes import capture_corpus, from_texts, open_model, open_run
 from fluoroscope.reports import build_report
 from fluoroscope.running import BAD_INPUT
-from fluoroscope.sae import make_sae, save_sae
+from fluoroscope.sae import SaeComparison, load_sae, make_sae, save_sae, save_saelens
 from tests.families import tiny_module
 from tests.tokenizers_ import byte_tokenizer
 
@@ -66,6 +68,63 @@ def test_eval_and_features_fill_the_page(folder: Path) -> None:
         assert needle in page
 
 
+def test_training_compares_on_documents_kept_out(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run.h5"
+    run.write_bytes((folder / "run.h5").read_bytes())
+    shutil.copytree(folder / "run.shards", tmp_path / "run.shards")
+    code, document = call(
+        "train", run, "-s", SITE, "-a", "topk,mp", "-k", 4, "-k", 2, "-l", 40, "-n", 20, "-b", 50,
+        "--held-out", 0.25, "--compare", "--loss-tokens", 100, "--cards", 1, "-m", folder / "model",
+        "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert code == 0, document
+    names = {"topk_k4", "topk_k2", "mp_k4", "mp_k2"}
+    assert set(document["result"]) == names
+    assert all(one["held_out"]["delta_loss"] is not None for one in document["result"].values())
+    opened = open_run(run)
+    assert set(opened.results) >= {
+        "sae_comparison", "sae_features_topk_k4", "sae_features_mp_k4", "sae_paths_mp_k4",
+        *(f"sae_{name}" for name in names),
+    }  # fmt: skip
+    found = opened.result("sae_comparison", SaeComparison)
+    assert not found.trained_here.any()
+    assert found.n_rows < len(opened.tokens.ids) / 3
+    assert "Dictionaries at" in build_report(run, tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize("kind", ["saelens", "sparsify"])
+def test_dictionaries_of_other_libraries_are_judged(
+    folder: Path, tmp_path: Path, kind: str
+) -> None:
+    sae = load_sae(folder / "topk")
+    if kind == "saelens":
+        sae.metadata["site"] = "layers.1.resid_post"
+        other = save_saelens(sae, tmp_path / "other")
+        config = json.loads((other / "cfg.json").read_text())
+        config["metadata"]["hook_name"] = "blocks.1.hook_resid_post"
+        (other / "cfg.json").write_text(json.dumps(config))
+    else:
+        other = tmp_path / "other"
+        other.mkdir()
+        (other / "cfg.json").write_text(json.dumps({"k": 4, "num_latents": 64}))
+        weights = {
+            "encoder.weight": sae.W_enc.t(), "encoder.bias": sae.b_enc, "W_dec": sae.W_dec,
+            "b_dec": sae.b_dec,
+        }  # fmt: skip
+        save_file(
+            {name: value.detach().contiguous() for name, value in weights.items()},
+            other / "sae.safetensors",
+        )
+    code, document = call(
+        "eval", folder / "run.h5", "-s", folder / "topk", "-s", other, "--loss-tokens", 0,
+        "--no-baselines",
+    )  # fmt: skip
+    assert code == 0, document
+    assert document["result"]["fvu"][1] == pytest.approx(document["result"]["fvu"][0], rel=1e-5)
+    code, document = call("features", folder / "run.h5", "-s", other, "--no-model", "-f", 3)
+    assert code == 0, document
+
+
 def test_a_text_is_asked_about(folder: Path) -> None:
     run, model = folder / "run.h5", folder / "model"
     ask = ("features", run, "-s", folder / "topk", "-m", model, "--text")
@@ -81,6 +140,11 @@ def test_a_text_is_asked_about(folder: Path) -> None:
 def test_wrong_input_is_told_apart(folder: Path, tmp_path: Path) -> None:
     code, document = call("eval", folder / "run.h5", "-s", tmp_path, "--loss-tokens", 0)
     assert code == BAD_INPUT
+    assert "SAELens (cfg.json), sparsify" in document["error"]["message"]
+    twice = ("-s", folder / "topk", "-s", folder / "." / "topk")
+    code, document = call("eval", folder / "run.h5", *twice, "--loss-tokens", 0)
+    assert code == BAD_INPUT
+    assert "same name" in document["error"]["message"]
     other = make_sae("topk", d_in=8, d_sae=16, k=2)
     save_sae(other, tmp_path / "other")
     code, document = call("features", folder / "run.h5", "-s", tmp_path / "other", "--no-model")

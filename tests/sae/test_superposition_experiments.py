@@ -69,7 +69,7 @@ SMALL: list[tuple[Any, Any, int]] = [
         2 * 2 * 2 * 2 * 2,
     ),
 ]  # fmt: skip
-NAMES = [measure.__name__ for measure, _, _ in SMALL]
+NAMES = [measure.name for measure, _, _ in SMALL]
 
 
 @pytest.mark.parametrize(("measure", "options", "n_rows"), SMALL, ids=NAMES)
@@ -77,7 +77,7 @@ def test_every_experiment_has_its_rows_resumes_and_is_stored_whole(
     measure: Any, options: Any, n_rows: int, tmp_path: Path
 ) -> None:
     seen: list[tuple[int, int]] = []
-    journal = Journal(tmp_path, measure.__name__, options)
+    journal = Journal(tmp_path, measure.name, options)
     found = measure(options, journal=journal, progress=lambda d, t, n: seen.append((d, t)))
     assert len(found.x) == n_rows
     assert seen[-1][0] == seen[-1][1]
@@ -86,7 +86,7 @@ def test_every_experiment_has_its_rows_resumes_and_is_stored_whole(
     assert set(found.claim_verdict.tolist()) <= {"confirmed", "not confirmed", "undecided"}
     assert json.loads(found.options) == json.loads(json.dumps(dataclasses.asdict(options)))
 
-    kept = Journal(tmp_path, measure.__name__, options)
+    kept = Journal(tmp_path, measure.name, options)
     assert kept.n_done == journal.n_done > 0
     # Nothing is measured again: every unit is done at once, without steps in between.
     calls: list[int] = []

@@ -13,6 +13,7 @@ CIFAR-10, which the paper uses, would have to be downloaded.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,10 +22,10 @@ from torch import Tensor
 
 from ....probes.errors import OptionError
 from ..claims import Claim, seed_interval
-from ..experiment import Experiment, experiment
-from ..journal import Journal, Progress, Rows, run_units
+from ..journal import Progress, Rows
 from ..mlp import FitOptions, StackedMLP, accuracy, cross_entropy, fit
 from ..reading import read_tied
+from ..study import Study, over_seeds
 from ..tasks import Task
 from ..tied import TiedOptions, train_tied
 
@@ -65,41 +66,6 @@ class AdversarialOptions:
             raise OptionError(
                 f"classes must be 2 to 10 and widths not empty, got {self.classes}, {self.widths}."
             )
-
-
-def adversarial(
-    options: AdversarialOptions | None = None,
-    *,
-    journal: Journal | None = None,
-    progress: Progress | None = None,
-) -> Experiment:
-    """Read adversarially trained networks of several sizes on tasks of several sizes.
-
-    Args:
-        options: Size of the experiment.
-        journal: Keeps finished units.
-        progress: Called with (done, total, note).
-    """
-    chosen = options or AdversarialOptions()
-    held = Journal(None, "adversarial", chosen) if journal is None else journal
-    units = [f"{c} classes, width {w}" for c in chosen.classes for w in chosen.widths]
-    rows = run_units(units, lambda unit, inner: _unit(chosen, unit, inner), held, progress)
-    return experiment(
-        "adversarial",
-        question="Does adversarial training change the number of effective features?",
-        x_name="eps of training and attack",
-        rows=rows,
-        claims=_claims(rows, chosen),
-        interval=f"Student's t over {chosen.n_seeds} networks",
-        options=chosen,
-        score_name="test accuracy under attack",
-        extras=("clean accuracy", "layer", "attacked"),
-        notes=(
-            "scikit-learn's digits stand in for MNIST, which would have to be downloaded.",
-            "F of a network is the parameter-weighted mean of its layers; slopes are of F / F(0).",
-            "Dictionaries have 4 times h latents: budgets within one width compare, widths do not.",
-        ),
-    )
 
 
 def digits(n_classes: int) -> Task:
@@ -284,3 +250,25 @@ def _slopes(rows: Rows, group: str, width: int, options: AdversarialOptions) -> 
         base = f[options.budgets.index(0.0)]
         found.append(np.polyfit(options.budgets, np.array(f) / base, 1)[0])
     return np.array(found)
+
+
+adversarial = Study(
+    name="adversarial",
+    Options=AdversarialOptions,
+    question="Does adversarial training change the number of effective features?",
+    x_name="eps of training and attack",
+    score_name="test accuracy under attack",
+    units=lambda options: [
+        f"{c} classes, width {w}" for c in options.classes for w in options.widths
+    ],
+    measure=lambda options: partial(_unit, options),
+    claims=_claims,
+    interval=over_seeds("networks"),
+    notes=lambda _: (
+        "scikit-learn's digits stand in for MNIST, which would have to be downloaded.",
+        "F of a network is the parameter-weighted mean of its layers; slopes are of F / F(0).",
+        "Dictionaries have 4 times h latents: budgets within one width compare, widths do not.",
+    ),
+    extras=("clean accuracy", "layer", "attacked"),
+)
+"""Read adversarially trained networks of several sizes on tasks of several sizes."""

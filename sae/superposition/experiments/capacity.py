@@ -9,16 +9,17 @@ a measure without calibration allows. The paper finds F to grow with the logarit
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
 from ....probes.errors import OptionError
 from ..claims import Claim, seed_interval
-from ..experiment import Experiment, experiment
-from ..journal import Journal, Progress, Rows, run_units
+from ..journal import Progress, Rows
 from ..mlp import FitOptions
 from ..reading import read_tied
+from ..study import Study, over_seeds
 from ..tasks import sparse_parity
 from ..tied import TiedOptions, train_tied
 from .parity import some_hidden, trained_on
@@ -54,39 +55,6 @@ class CapacityOptions:
             raise OptionError(
                 f"At least two widths and 1 to 3 tasks are needed, got {self.widths}, {self.n_tasks}."
             )
-
-
-def capacity(
-    options: CapacityOptions | None = None,
-    *,
-    journal: Journal | None = None,
-    progress: Progress | None = None,
-) -> Experiment:
-    """Read networks of several widths on one to three tasks.
-
-    Args:
-        options: Size of the experiment.
-        journal: Keeps finished units.
-        progress: Called with (done, total, note).
-    """
-    chosen = options or CapacityOptions()
-    held = Journal(None, "capacity", chosen) if journal is None else journal
-    units = [f"{tasks} tasks, width {w}" for tasks in chosen.n_tasks for w in chosen.widths]
-    rows = run_units(units, lambda unit, inner: _unit(chosen, unit, inner), held, progress)
-    return experiment(
-        "capacity",
-        question="Does F grow with width and with the number of tasks?",
-        x_name="log2 of the width",
-        rows=rows,
-        claims=_claims(rows, chosen),
-        interval=f"Student's t over {chosen.n_seeds} networks",
-        options=chosen,
-        score_name="test accuracy",
-        notes=(
-            f"Every dictionary has {chosen.n_latents} latents.",
-            "Scaling to E||x||^2 = N makes the same penalty somewhat weaker in wider layers.",
-        ),
-    )
 
 
 def _unit(options: CapacityOptions, unit: str, progress: Progress) -> Rows:
@@ -164,3 +132,23 @@ def _claims(rows: Rows, options: CapacityOptions) -> list[Claim]:
             )
         )
     return claims
+
+
+capacity = Study(
+    name="capacity",
+    Options=CapacityOptions,
+    question="Does F grow with width and with the number of tasks?",
+    x_name="log2 of the width",
+    score_name="test accuracy",
+    units=lambda options: [
+        f"{tasks} tasks, width {w}" for tasks in options.n_tasks for w in options.widths
+    ],
+    measure=lambda options: partial(_unit, options),
+    claims=_claims,
+    interval=over_seeds("networks"),
+    notes=lambda options: (
+        f"Every dictionary has {options.n_latents} latents.",
+        "Scaling to E||x||^2 = N makes the same penalty somewhat weaker in wider layers.",
+    ),
+)
+"""Read networks of several widths on one to three tasks."""

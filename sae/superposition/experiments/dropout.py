@@ -9,6 +9,7 @@ networks.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -16,10 +17,10 @@ import torch
 
 from ....probes.errors import OptionError
 from ..claims import Claim, seed_interval
-from ..experiment import Experiment, experiment
-from ..journal import Journal, Progress, Rows, run_units
+from ..journal import Progress, Rows
 from ..mlp import FitOptions
 from ..reading import read_tied
+from ..study import Study, over_seeds
 from ..tasks import sparse_parity
 from ..tied import TiedOptions, train_tied
 from .parity import some_hidden, trained_on
@@ -63,39 +64,6 @@ class DropoutOptions:
                 "widths must not be empty and rates lie in 0 to below 1 and hold 0, which the others "
                 f"are compared with; got {self.widths} and {self.rates}."
             )
-
-
-def dropout(
-    options: DropoutOptions | None = None,
-    *,
-    journal: Journal | None = None,
-    progress: Progress | None = None,
-) -> Experiment:
-    """Read networks trained with dropout of several rates.
-
-    Args:
-        options: Size of the experiment.
-        journal: Keeps finished units.
-        progress: Called with (done, total, note).
-    """
-    chosen = options or DropoutOptions()
-    held = Journal(None, "dropout", chosen) if journal is None else journal
-    units = [f"width {width}" for width in chosen.widths]
-    rows = run_units(units, lambda unit, inner: _width(chosen, unit, inner), held, progress)
-    return experiment(
-        "dropout",
-        question="Does dropout reduce the number of effective features?",
-        x_name="dropout rate",
-        rows=rows,
-        claims=_claims(rows, chosen),
-        interval=f"Student's t over {chosen.n_seeds} networks",
-        options=chosen,
-        score_name="test accuracy",
-        notes=(
-            "Dictionaries have 4 times h latents: rates within one width compare, widths do not.",
-            "Networks are trained with larger batches and fewer epochs than the paper's 300 of 64.",
-        ),
-    )
 
 
 def _width(options: DropoutOptions, unit: str, progress: Progress) -> Rows:
@@ -176,3 +144,21 @@ def _by_rate(rows: Rows, group: str, options: DropoutOptions) -> np.ndarray:
     found = {(row["seed"], row["x"]): row["features"] for row in rows if row["group"] == group}
     order = sorted(options.rates)
     return np.array([[found[s, round(r, 6)] for r in order] for s in range(options.n_seeds)])
+
+
+dropout = Study(
+    name="dropout",
+    Options=DropoutOptions,
+    question="Does dropout reduce the number of effective features?",
+    x_name="dropout rate",
+    score_name="test accuracy",
+    units=lambda options: [f"width {width}" for width in options.widths],
+    measure=lambda options: partial(_width, options),
+    claims=_claims,
+    interval=over_seeds("networks"),
+    notes=lambda _: (
+        "Dictionaries have 4 times h latents: rates within one width compare, widths do not.",
+        "Networks are trained with larger batches and fewer epochs than the paper's 300 of 64.",
+    ),
+)
+"""Read networks trained with dropout of several rates."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,11 +20,11 @@ from torch import Tensor
 
 from ....probes.errors import OptionError
 from ..claims import Claim, seed_interval
-from ..experiment import Experiment, experiment
-from ..journal import Journal, Progress, Rows, run_units
+from ..journal import Progress, Rows
 from ..llc import LLC_CAVEAT, SgldOptions, learning_coefficients
 from ..mlp import FitOptions, StackedMLP, accuracy, cross_entropy, fit
 from ..reading import read_tied
+from ..study import Study, over_seeds
 from ..tasks import modular_addition
 from ..tied import TiedOptions, train_tied
 
@@ -66,40 +67,6 @@ class GrokkingOptions:
                 "train_share must lie between 0 and 1, n_checkpoints be at least 3 and n_seeds at "
                 f"least 1, got {self.train_share}, {self.n_checkpoints}, {self.n_seeds}."
             )
-
-
-def grokking(
-    options: GrokkingOptions | None = None,
-    *,
-    journal: Journal | None = None,
-    progress: Progress | None = None,
-) -> Experiment:
-    """Follow F and the learning coefficient through grokking.
-
-    Args:
-        options: Size of the experiment.
-        journal: Keeps finished units.
-        progress: Called with (done, total, note).
-    """
-    chosen = options or GrokkingOptions()
-    held = Journal(None, "grokking", chosen) if journal is None else journal
-    units = [f"network {seed}" for seed in range(chosen.n_seeds)]
-    rows = run_units(units, lambda unit, inner: _network(chosen, unit, inner), held, progress)
-    return experiment(
-        "grokking",
-        question="Does F fall when a network generalises?",
-        x_name="epoch",
-        rows=rows,
-        claims=_claims(rows, chosen),
-        interval=f"Student's t over {chosen.n_seeds} networks",
-        options=chosen,
-        score_name="test accuracy",
-        notes=(
-            "The paper's hyperparameters are not public; width, rates and weight decay are ours.",
-            LLC_CAVEAT,
-        ),
-        extras=("llc", "train"),
-    )
 
 
 def _network(options: GrokkingOptions, unit: str, progress: Progress) -> Rows:
@@ -227,3 +194,22 @@ def _claims(rows: Rows, options: GrokkingOptions) -> list[Claim]:
             )
         )
     return claims
+
+
+grokking = Study(
+    name="grokking",
+    Options=GrokkingOptions,
+    question="Does F fall when a network generalises?",
+    x_name="epoch",
+    score_name="test accuracy",
+    units=lambda options: [f"network {seed}" for seed in range(options.n_seeds)],
+    measure=lambda options: partial(_network, options),
+    claims=_claims,
+    interval=over_seeds("networks"),
+    notes=lambda _: (
+        "The paper's hyperparameters are not public; width, rates and weight decay are ours.",
+        LLC_CAVEAT,
+    ),
+    extras=("llc", "train"),
+)
+"""Follow F and the learning coefficient through grokking."""

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from ....probes.errors import OptionError
 from ..claims import Claim, seed_interval
-from ..experiment import Experiment, experiment
-from ..journal import Journal, Progress, Rows, run_units
+from ..journal import Progress, Rows
 from ..mlp import FitOptions, StackedMLP, accuracy, binary_cross_entropy, fit
 from ..reading import read_tied
+from ..study import Measure, Study, over_seeds
 from ..tasks import Task, sparse_parity
 from ..tied import TiedOptions, train_tied
 
@@ -65,45 +65,17 @@ class ParityOptions:
             )
 
 
-def parity(
-    options: ParityOptions | None = None,
-    *,
-    journal: Journal | None = None,
-    progress: Progress | None = None,
-) -> Experiment:
-    """Scale the dictionary on networks of multi-task sparse parity.
-
-    Args:
-        options: Size of the experiment.
-        journal: Keeps finished units.
-        progress: Called with (done, total, note).
-    """
-    chosen = options or ParityOptions()
-    held = Journal(None, "parity", chosen) if journal is None else journal
+def _measure(options: ParityOptions) -> Measure:
     networks: list[tuple[Tensor, list[float]]] = []
 
-    def measure(unit: str, inner: Progress) -> Rows:
+    def measure(unit: str, progress: Progress) -> Rows:
         if not networks:
             # Trained anew (seconds, and the same by seed) when a resumed run needs them.
-            networks.append(_networks(chosen, inner))
+            networks.append(_networks(options, progress))
         hidden, scores = networks[0]
-        return _dictionaries(chosen, float(unit.removeprefix("p/h ")), hidden, scores, inner)
+        return _dictionaries(options, float(unit.removeprefix("p/h ")), hidden, scores, progress)
 
-    rows = run_units([f"p/h {e:g}" for e in chosen.expansions], measure, held, progress)
-    return experiment(
-        "parity",
-        question="Does F level off as the dictionary grows?",
-        x_name="dictionary size over h",
-        rows=rows,
-        claims=_claims(rows, chosen),
-        interval=f"Student's t over {chosen.n_seeds} networks",
-        options=chosen,
-        score_name="test accuracy",
-        notes=(
-            f"Loss reduction of the dictionaries: {chosen.reduction}.",
-            "Networks are trained with larger batches and fewer epochs than the paper's 300 of 64.",
-        ),
-    )
+    return measure
 
 
 def trained_on(
@@ -233,3 +205,21 @@ def _collapse(rows: Rows, options: ParityOptions, x: float) -> Claim:
 def _by_seed(rows: Rows, group: str, x: float) -> np.ndarray:
     mine = [row for row in rows if row["group"] == group and row["x"] == x]
     return np.array([row["features"] for row in sorted(mine, key=lambda row: row["seed"])])
+
+
+parity = Study(
+    name="parity",
+    Options=ParityOptions,
+    question="Does F level off as the dictionary grows?",
+    x_name="dictionary size over h",
+    score_name="test accuracy",
+    units=lambda options: [f"p/h {e:g}" for e in options.expansions],
+    measure=_measure,
+    claims=_claims,
+    interval=over_seeds("networks"),
+    notes=lambda options: (
+        f"Loss reduction of the dictionaries: {options.reduction}.",
+        "Networks are trained with larger batches and fewer epochs than the paper's 300 of 64.",
+    ),
+)
+"""Scale the dictionary on networks of multi-task sparse parity."""

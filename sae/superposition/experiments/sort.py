@@ -11,6 +11,7 @@ about 1 as d shrinks from 45, then the task collapses: psi never passes 1.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -20,10 +21,10 @@ from torch import Tensor, nn
 
 from ....probes.errors import OptionError
 from ..claims import Claim, seed_interval
-from ..experiment import Experiment, experiment
-from ..journal import Journal, Progress, Rows, run_units
+from ..journal import Progress, Rows
 from ..programs import Program, Squeeze, compile_program
 from ..reading import read_tied
+from ..study import Study, over_seeds
 from ..tied import TiedOptions, train_tied
 
 WORKS = 0.95
@@ -61,41 +62,6 @@ class SortOptions:
                 "programs and widths must not be empty, widths and n_seeds at least 1, got "
                 + repr(self)
             )
-
-
-def sort(
-    options: SortOptions | None = None,
-    *,
-    journal: Journal | None = None,
-    progress: Progress | None = None,
-) -> Experiment:
-    """Squeeze compiled programs and count the features of what is left.
-
-    Args:
-        options: Size of the experiment.
-        journal: Keeps finished units.
-        progress: Called with (done, total, note).
-    """
-    chosen = options or SortOptions()
-    held = Journal(None, "sort", chosen) if journal is None else journal
-    rows = run_units(
-        list(chosen.programs), lambda unit, inner: _program(chosen, unit, inner), held, progress
-    )
-    return experiment(
-        "sort",
-        question="How many features do compressed algorithms carry?",
-        x_name="width of the squeezed stream",
-        rows=rows,
-        claims=[claim for name in chosen.programs for claim in _claims(rows, name)],
-        interval=f"Student's t over {chosen.n_seeds} matrices",
-        options=chosen,
-        score_name="share of right answers",
-        notes=(
-            "The transformers are compiled by hand in Tracr's manner (Tracr needs JAX), not trained.",
-            "Only the compression is trained.",
-            f"A width works where {WORKS:.0%} of the answers are right, on average over seeds.",
-        ),
-    )
 
 
 def _program(options: SortOptions, name: str, progress: Progress) -> Rows:
@@ -237,3 +203,22 @@ def _claims(rows: Rows, name: str) -> list[Claim]:
             bound=1.5,
         ),
     ]
+
+
+sort = Study(
+    name="sort",
+    Options=SortOptions,
+    question="How many features do compressed algorithms carry?",
+    x_name="width of the squeezed stream",
+    score_name="share of right answers",
+    units=lambda options: options.programs,
+    measure=lambda options: partial(_program, options),
+    claims=lambda rows, options: [c for name in options.programs for c in _claims(rows, name)],
+    interval=over_seeds("matrices"),
+    notes=lambda _: (
+        "The transformers are compiled by hand in Tracr's manner (Tracr needs JAX), not trained.",
+        "Only the compression is trained.",
+        f"A width works where {WORKS:.0%} of the answers are right, on average over seeds.",
+    ),
+)
+"""Squeeze compiled programs and count the features of what is left."""

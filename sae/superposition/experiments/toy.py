@@ -16,9 +16,9 @@ import numpy as np
 
 from ....probes.errors import OptionError
 from ..claims import Claim, correlation_interval
-from ..experiment import Experiment, experiment
-from ..journal import Journal, Progress, Rows, run_units
+from ..journal import Progress, Rows
 from ..reading import read_tied
+from ..study import Study
 from ..tied import TiedOptions, train_tied
 from ..toy import ToyOptions, train_toys
 
@@ -55,42 +55,6 @@ class ToyExperimentOptions:
     def __post_init__(self) -> None:
         if self.n_models < 4:
             raise OptionError(f"A correlation needs at least 4 models, got {self.n_models}.")
-
-
-def toy(
-    options: ToyExperimentOptions | None = None,
-    *,
-    journal: Journal | None = None,
-    progress: Progress | None = None,
-) -> Experiment:
-    """Correlate F of dictionaries with F of weights over toy models of all sparsities.
-
-    Args:
-        options: Size of the experiment.
-        journal: Keeps finished units.
-        progress: Called with (done, total, note).
-    """
-    chosen = options or ToyExperimentOptions()
-    held = Journal(None, "toy", chosen) if journal is None else journal
-    # Weights are a second's work to read and a minute's to train: the toys are one unit of their own,
-    # and the dictionaries of both reductions are trained on them in the same unit.
-    rows = run_units(["toys"], lambda _, inner: _measure(chosen, inner), held, progress)
-    return experiment(
-        "toy",
-        question="Does the measure find how many features a toy model represents?",
-        x_name="effective features of W over N",
-        rows=rows,
-        claims=[claim for name in ("sum", "mean") for claim in _claims(rows, name)],
-        interval="bootstrap over toy models",
-        options=chosen,
-        score_name="toy loss",
-        extras=("sparsity", "frobenius"),
-        notes=(
-            "The reference takes p_i proportional to ||W_i||^2; the paper gives no formula.",
-            "Reduction mean, activations as they are: the authors' code.",
-            "Reduction sum, activations scaled to E||x||^2 = N: the paper's formula.",
-        ),
-    )
 
 
 def _measure(options: ToyExperimentOptions, progress: Progress) -> Rows:
@@ -170,3 +134,25 @@ def _claims(rows: Rows, reduction: str) -> list[Claim]:
             ),
         ]
     return claims
+
+
+toy = Study(
+    name="toy",
+    Options=ToyExperimentOptions,
+    question="Does the measure find how many features a toy model represents?",
+    x_name="effective features of W over N",
+    score_name="toy loss",
+    # Weights are a second's work to read and a minute's to train: the toys are one unit of their own,
+    # and the dictionaries of both reductions are trained on them in the same unit.
+    units=lambda _: ["toys"],
+    measure=lambda options: lambda _, progress: _measure(options, progress),
+    claims=lambda rows, _: [claim for name in ("sum", "mean") for claim in _claims(rows, name)],
+    interval=lambda _: "bootstrap over toy models",
+    notes=lambda _: (
+        "The reference takes p_i proportional to ||W_i||^2; the paper gives no formula.",
+        "Reduction mean, activations as they are: the authors' code.",
+        "Reduction sum, activations scaled to E||x||^2 = N: the paper's formula.",
+    ),
+    extras=("sparsity", "frobenius"),
+)
+"""Correlate F of dictionaries with F of weights over toy models of all sparsities."""

@@ -12,6 +12,7 @@ from fluoroscope.probes.degeneration.head import (
     uniform_mass,
 )
 from fluoroscope.probes.degeneration.mass import measure_mass, source_mass
+from fluoroscope.probes.degeneration.weighted import moved_by_position, source_share
 from fluoroscope.probes.errors import OptionError
 from tests.conftest import ids, n_hooks
 from tests.families import tiny_module
@@ -102,3 +103,40 @@ def test_steps_are_powers_of_two_and_the_last() -> None:
 def test_impossible_options_are_refused(wrong: dict[str, int], said: str) -> None:
     with pytest.raises(OptionError, match=said):
         DegenerationOptions(**wrong)
+
+
+def test_what_attention_moves_is_the_heads_answer_to_its_scores(seed: int) -> None:
+    """|d (W_O o) / d score_j| = p_j |W_O (v_j - o)|, by autograd; grouped heads share values."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(1, 4, 2, 6, generator=generator).double()
+    value = torch.randn(1, 2, 6, 3, generator=generator).double()
+    output = torch.randn(4, 5, 3, generator=generator).double()
+    moved = moved_by_position(scores.softmax(-1), value, output)
+    for head, query in ((0, 0), (1, 1), (3, 0)):
+
+        def into_stream(row: torch.Tensor, head: int = head) -> torch.Tensor:
+            return output[head] @ (row.softmax(0) @ value[0, head // 2])
+
+        jacobian = torch.autograd.functional.jacobian(into_stream, scores[0, head, query])
+        assert isinstance(jacobian, torch.Tensor)
+        torch.testing.assert_close(moved[0, head, query], jacobian.norm(dim=0), rtol=1e-9, atol=0)
+    share = source_share(moved, 4, 1)
+    assert share[0, 0, 0] == pytest.approx(
+        float(moved[0, 0, 0, 1:4].sum() / moved[0, 0, 0, 1:].sum())
+    )
+
+
+def test_equal_values_move_nothing_whatever_attention_they_get() -> None:
+    pattern = torch.tensor([[[[0.5, 0.25, 0.25]]]])
+    value = torch.tensor([[[[1.0, 2.0], [1.0, 2.0], [1.0, 2.0]]]])
+    assert moved_by_position(pattern, value, torch.eye(2)[None]).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_weighted_mass_is_found_in_models_and_lies_between_zero_and_one(family: str) -> None:
+    model = wrap_model(tiny_module(family), byte_tokenizer(), name=family)
+    options, hooks = DegenerationOptions(n_source=6, n_target=4), n_hooks(model.module)
+    found = measure_mass(model, ids(2, 10), options).weighted
+    assert found.shape[-1] == len(options.steps)
+    assert ((found > 0) & (found < 1)).all()
+    assert n_hooks(model.module) == hooks

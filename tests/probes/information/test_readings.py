@@ -8,18 +8,14 @@ import torch
 
 from fluoroscope.probes import Run
 from fluoroscope.probes.errors import MissingResultError, OptionError, TooFewTokensError
+from fluoroscope.probes.information.alignment_result import SpectralAlignment, spectral_alignment
 from fluoroscope.probes.information.flow_material import Material, principal, states_of
 from fluoroscope.probes.information.flow_options import FlowOptions
 from fluoroscope.probes.information.flow_parts import NAME, FlowParts, Parts, drop_parts
 from fluoroscope.probes.information.flow_reading import information_flow
 from fluoroscope.probes.information.flow_result import InformationFlow
 from fluoroscope.probes.information.futures import merge_rare
-from fluoroscope.probes.information.geometry_result import (
-    HeadGeometry,
-    SpectralAlignment,
-    head_geometry,
-    spectral_alignment,
-)
+from fluoroscope.probes.information.geometry_result import HeadGeometry, head_geometry
 from fluoroscope.probes.information.loss import LossDecomposition, decompose_loss
 from fluoroscope.probes.information.model_law import continuations, model_surplus
 from fluoroscope.probes.information.predictions import Predictions, read_predictions

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from fluoroscope.probes.subjects import (
     voxel_subjects,
 )
 from fluoroscope.probes.subjects.baselines import canonical, procrustes, ridge, shared_linear
+from fluoroscope.probes.subjects.gates import bridge_gates
 from fluoroscope.probes.subjects.metrics import explained, score, top_one, two_way
 from fluoroscope.probes.subjects.models import (
     bag_of_words,
@@ -95,6 +98,16 @@ def test_a_comparison_has_every_way_and_survives_a_file(tmp_path) -> None:
     with h5py.File(tmp_path / "r.h5", "w") as file:
         found.save(file.create_group("r"))
         np.testing.assert_equal(SubjectsComparison.load(file["r"]).joined, found.joined)
+    read, joined = found.read.copy(), found.joined.copy()
+    read[0, :, 0], read[1, :, 0] = [0.5, 0.4, 0.6], [0.8, 0.7, 0.9]
+    joined[0, 0, 0], joined[1, 0, 0] = [0.9, 0.85, 0.95], [0.7, 0.6, 0.8]
+    lines = bridge_gates(replace(found, read=read, joined=joined))
+    assert "worse beyond intervals for subject 1, subject 2, subject 3" in lines[0]
+    assert "joins with 32 items (50%)" in lines[1]
+    assert "0.900 (0.850 to 0.950) against 0.700" in lines[1]
+    assert "better beyond the intervals" in lines[1]
+    read[0, :, 0] = [0.75, 0.65, 0.85]
+    assert "no subject reads worse" in bridge_gates(replace(found, read=read))[0]
 
 
 def test_too_few_subjects_or_items_are_refused() -> None:
@@ -139,8 +152,13 @@ def test_items_are_spans_with_what_stands_before_them() -> None:
 
 def test_a_models_signal_is_its_mean_state_over_the_span(tiny_llama: Model) -> None:
     items = items_of(DOCUMENTS[:2], per_document=1)
-    found = signals(tiny_llama, items, "layers.1.resid_post")
-    last = signals(tiny_llama, items, "layers.1.resid_post", pool="last")
+    site, wide = "layers.1.resid_post", "layers.1.mlp.hidden"
+    both = signals(tiny_llama, items, [site, wide])
+    assert both[wide].shape[1] > both[site].shape[1]
+    found = both[site]
+    last = signals(tiny_llama, items, [site], pool="last")[site]
+    with pytest.raises(OptionError, match="must name one site, got 3"):
+        signals(tiny_llama, items, ["layers.*.resid_post"])
     for row, item in enumerate(items):
         ids = tiny_llama.encode(item.text)[None]
         with torch.no_grad():
