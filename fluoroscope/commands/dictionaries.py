@@ -184,6 +184,7 @@ def features(
     from ..probes import open_run
     from ..sae.features.asking import open_index
     from ..sae.features.cards import CardOptions, feature_cards
+    from ..sae.features.firing import add_trace_firing
     from ..sae.features.paths import pursuit_paths
     from ..sae.mp import MpSae
 
@@ -202,6 +203,7 @@ def features(
             options=CardOptions(n_features=cards), progress=progress,
         )  # fmt: skip
     opened.add_result(name, found)
+    add_trace_firing(opened, where, held, name=sae.name)
     if isinstance(held, MpSae):
         opened.add_result(f"{name}_paths", pursuit_paths(opened, where, held, name=sae.name))
     terminal.wrote(run)

@@ -23,7 +23,7 @@ from ..tokens import label
 from .drafting import drafting_figures
 from .stream import MARKS, MEANINGS, MOST_NATS, streams, used_kinds
 from .telling_steps import start_step, telling_steps
-from .trace_columns import Words, trace_columns
+from .trace_columns import MAX_NODES, Words, trace_columns
 from .trace_states import missing_states, surplus_by_layer
 
 ID = "trace"
@@ -253,4 +253,9 @@ def _warnings(groups: Mapping[str, h5py.Group]) -> list[str]:
     for name, group in groups.items():
         if not np.isfinite(array(group, "tokens/entropy")).all():
             found.append(f"Engine {label(name, longest=40)}: some entropies are not finite.")
+        if len(group["nodes/token"]) > MAX_NODES:
+            found.append(
+                f"Engine {label(name, longest=40)}: drafts of the later steps are left out, since the "
+                f"page holds {MAX_NODES:,} drafted tokens an engine; the run file has all."
+            )
     return found

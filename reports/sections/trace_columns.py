@@ -13,6 +13,7 @@ import numpy as np
 from ...probes.runfile.h5 import array, members, texts
 from ..columns import packed, smallest
 from ..section import Context
+from ..tokens import label
 
 MAX_NODES = 200_000
 """Drafted tokens of one engine that the page holds; at 64 a step this is 3,000 steps."""
@@ -80,6 +81,7 @@ def trace_columns(name: str, group: h5py.Group, words: Words) -> dict[str, Any]:
         "node_entropy": nodes["entropy"][:kept].astype("f4"),
     }
     rows, about = _rows(group, words)
+    fired, firing = _features(group)
     return {
         "engine": name,
         "source": str(group.name),
@@ -89,7 +91,8 @@ def trace_columns(name: str, group: h5py.Group, words: Words) -> dict[str, Any]:
         "prompts": _prompts(group, tokens, steps, words),
         "nodes_left_out": len(nodes["step"]) - kept,
         "rows": about,
-        **packed(columns | rows),
+        "features": firing,
+        **packed(columns | rows | fired),
     }
 
 
@@ -109,6 +112,23 @@ def _prompts(
                        for held in (tokens, steps))  # fmt: skip
         found.append({"length": stop - start, "last": last, "tokens": token, "steps": step})
     return found
+
+
+def _features(group: h5py.Group) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+    """What fires at every token of prompts and texts, dictionary by dictionary."""
+    columns: dict[str, np.ndarray] = {}
+    about = []
+    for number, name in enumerate(members(group, "features")):
+        latents = array(group, f"features/{name}/latents")
+        columns[f"fired_latent_{number}"] = smallest(latents)
+        columns[f"fired_value_{number}"] = array(group, f"features/{name}/values").astype("f4")
+        about.append({
+            "name": label(name, longest=40),
+            "site": str(group[f"features/{name}"].attrs["site"]),
+            "n": int(latents.shape[1]),
+            "first": array(group, "states/offsets").tolist(),
+        })
+    return columns, about
 
 
 def _rows(group: h5py.Group, words: Words) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:

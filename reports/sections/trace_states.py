@@ -37,6 +37,10 @@ def missing_states(engine: str, group: h5py.Group, run: str) -> dict[str, str]:
             f"fluoroscope decode --engine {label(engine, longest=40)} --prompt TEXT "
             f"--sites 'layers.*.resid_post' -o {run}"
         )
+    if "features" not in group:
+        held = members(group, "states")
+        needs = "" if held else " (after decoding with --sites)"
+        found["features that fire"] = f"fluoroscope sae features {run} --sae FOLDER{needs}"
     if surplus_by_layer(group.file) is None:
         found["surplus by layer"] = f"fluoroscope information {run}"
     return found

@@ -594,6 +594,7 @@
   function drawStates() {
     const said = byId("v-state"), box = byId("v-states");
     if (drawn.engine !== cursor.engine) drawMissing();
+    drawFiring();
     if (!T.rows) { said.textContent = "This engine's trace holds no rows read through the layers."; box.replaceChildren(); cells = null; return; }
     const { row, position, refused } = stateRow(), chosen = cursor.node >= 0 ? T.node_word[cursor.node] : T.token_word[cursor.token];
     const verb = whichRow.value === "before" ? "decides" : "is";
@@ -617,6 +618,16 @@
       line.norm.textContent = brief(norm);
       line.bar.style.width = `${(100 * Math.log1p(norm) / Math.log1p(mostNorm)).toFixed(1)}%`;
     }
+  }
+  /** Features that fire at the row, strongest first; states are held of the text's own rows. */
+  function drawFiring() {
+    const { position, refused } = stateRow();
+    byId("v-firing").replaceChildren(...T.features.map(({ name, site, n, first }, i) => {
+      const row = first[cursor.prompt] + position, fired = [];
+      if (refused || row >= first[cursor.prompt + 1]) return html("p", { class: "key" }, `${name}: states of refused drafts are not held`);
+      for (let k = row * n; k < (row + 1) * n; k++) if (T[`fired_latent_${i}`][k] >= 0) fired.push(html("span", {}, `#${T[`fired_latent_${i}`][k]} `, html("b", {}, brief(T[`fired_value_${i}`][k]))));
+      return html("p", { class: "facts-line" }, `${name} at ${site}: `, ...(fired.length ? fired : ["nothing fires"]));
+    }));
   }
   function stateTable(layers, k) {
     const surplus = shared.surplus && new Map(shared.surplus.layers.map((layer, i) => [layer, shared.surplus.value[i]]));

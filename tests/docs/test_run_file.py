@@ -13,6 +13,8 @@ from fluoroscope.decoding import make_engine, save_generations
 from fluoroscope.decoding.stopping import Stopping
 from fluoroscope.probes import capture_corpus, from_texts, readings, wrap_model
 from fluoroscope.probes.runfile.schema import SCHEMA
+from fluoroscope.sae.architectures import make_sae
+from fluoroscope.sae.features.firing import add_trace_firing
 from tests.docs.blocks import DOCS
 from tests.families import tiny_module
 from tests.tokenizers_ import byte_tokenizer
@@ -34,6 +36,8 @@ def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.tensor([1, 2, 3, 1, 2, 3, 1, 2]), stopping=Stopping(max_new_tokens=8), sites=[SITE]
     )
     save_generations(run, engine, made)
+    width = made[0].captured[SITE].shape[1]
+    add_trace_firing(run, SITE, make_sae("topk", d_in=width, d_sae=16, k=4), name="small")
     return path
 
 

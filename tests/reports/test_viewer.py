@@ -21,6 +21,8 @@ from fluoroscope.reports.columns import packed, smallest, unpacked
 from fluoroscope.reports.sections.drafting import wilson
 from fluoroscope.reports.sections.trace_columns import Words, trace_columns
 from fluoroscope.reports.tokens import visible
+from fluoroscope.sae.architectures import make_sae
+from fluoroscope.sae.features.firing import add_trace_firing
 from tests.families import tiny_module
 from tests.reports.conftest import HOSTILE, Opened
 from tests.tokenizers_ import byte_tokenizer
@@ -206,6 +208,8 @@ def drafted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sites = [] if name == "plain" else ["layers.*.resid_post"]
         made = engine.generate([HOSTILE, "ab ab ab ab"], stopping=rules, sites=sites)
         save_generations(run, engine, made)
+    sae = make_sae("topk", d_in=32, d_sae=96, k=4)
+    assert add_trace_firing(run, "layers.1.resid_post", sae, name="small") == list(ENGINES[1:])
     return folder / "r.h5"
 
 
@@ -386,6 +390,13 @@ def test_states_are_those_of_the_rows_in_the_file(shown: Opened, drafted: Path) 
 
     mine = (rows["prompt"] == 0) & (rows["node"] < 0) & (rows["position"] == position)
     same(int(np.flatnonzero(mine)[0]))
+    with open_run(drafted).reading() as file:
+        fired = file["trace/token-recycling/features/small"]
+        latents, values = fired["latents"][position], fired["values"][position]
+    told = tab.locator("#v-firing").text_content()
+    assert re.findall(r"#(\d+) ", told) == [str(one) for one in latents if one >= 0] != []
+    strengths = [float(one) for one in re.findall(r"#\d+ ([\d.]+?)(?=#|$)", told)]
+    np.testing.assert_allclose(strengths, values[latents >= 0], rtol=6e-3)
     held = stored(drafted, "token-recycling")
     row = next(r for r in np.flatnonzero(rows["node"] >= 0) if rows["prompt"][r] == 0)
     node = int(rows["node"][row])
@@ -600,7 +611,7 @@ def test_budgets_of_a_long_generation(browser: Any, tmp_path: Path) -> None:
     print(  # noqa: T201
         f"\n2,000 tokens, {len(trace.steps)} steps of 64 nodes: {megabytes:.2f} MB, open after "
         f"{load:.0f} ms, {elements} elements, cursor move median {moves[20]:.1f} ms, "
-        f"most {moves[-1]:.1f} ms"
+        f"least {moves[0]:.1f}, most {moves[-1]:.1f} ms"
     )
     assert megabytes < 8
     assert elements < 30_000
