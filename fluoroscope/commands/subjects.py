@@ -123,7 +123,8 @@ def models(
     for name, site in parsed:
         asked = wanted.setdefault(name, [])
         asked += [site] if site not in asked else []
-    names, states = {}, {}
+    names: dict[str, str] = {}
+    states: dict[str, Any] = {}
     for name, sites in wanted.items():
         opened = open_model(name or None, device=device)
         names[name] = opened.name

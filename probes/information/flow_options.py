@@ -19,9 +19,9 @@ class FlowOptions:
     """Tokens looked ahead: W_0 to W_3; at most 9."""
     n_classes: int = 1024
     """Classes of tokens, the shared one included."""
-    train_rows: int = 60_000
+    train_rows: int = 40_000
     """Most rows trained on; drawn from all training documents."""
-    test_rows: int = 24_000
+    test_rows: int = 16_000
     """Most rows tested on, drawn from all test documents."""
     choose_rows: int = 6_000
     """Most rows the best epoch is chosen on."""

@@ -112,7 +112,8 @@ def read_predictions(
             chosen = block.gather(1, wanted[:, None])[:, 0]
             entropies[rows] = torch.stack(found.entropies, dim=1).cpu().numpy()
             loss[rows] = (found.log_z - chosen).cpu().numpy()
-            greedy[rows], confidence[rows] = found.greedy.cpu(), found.confidence.cpu()
+            greedy[rows] = found.greedy.cpu().numpy()
+            confidence[rows] = found.confidence.cpu().numpy()
             rank[rows] = sweep.n_above(block, chosen).cpu().numpy()
             keep = torch.from_numpy(np.flatnonzero(counts[rows]))
             own = documents[rows][counts[rows]]

@@ -15,11 +15,14 @@ from .flow_result import by_layer
 from .geometry_result import head_geometry
 from .loss import LossDecomposition, decompose_loss
 from .predictions import Predictions, read_predictions
+from .readout import ReadoutOptions
 
 Progress = Callable[[int, int, str], None]
 
 XRAY_LAYERS = 6
 """Layers whose information an X-ray measures."""
+XRAY_EPOCHS = 8
+"""Passes over an X-ray's few training rows; two would be some sixteen steps."""
 RESULTS = (
     "information_predictions",
     "information_loss",
@@ -115,8 +118,10 @@ def xray_readings(
     layers = by_layer(run.sites)
     shown = layers[:: max(len(layers) // XRAY_LAYERS, 1)][: XRAY_LAYERS - 1] + layers[-1:]
     options = FlowOptions(
-        n_futures=3, depths=1, n_classes=128, n_clusters=8, coarse_classes=8, world_states=16
-    )
+        n_futures=3, depths=1, n_classes=128, n_clusters=8, coarse_classes=8, world_states=16,
+        probe=ReadoutOptions(epochs=XRAY_EPOCHS),
+        head=ReadoutOptions(rank=256, interacts=True, epochs=XRAY_EPOCHS),
+    )  # fmt: skip
     found: dict[str, Result] = {}
     readings = information_readings(
         model,

@@ -8,6 +8,9 @@ import numpy as np
 
 from .resampling import Estimate
 
+ROUNDING = 1e-5
+"""Nats below which a gain is single precision's: an untrained readout against the law it began with."""
+
 
 def disagreement(
     what: str,
@@ -39,7 +42,11 @@ def disagreement(
 
 def control_verdict(what: str, found: Estimate) -> str:
     """Whether shuffled states hold nothing, with the odds of a false alarm."""
-    held = "as it should" if found.low <= 0 else "which it should not: distrust the numbers above"
+    held = (
+        "as it should"
+        if found.low <= ROUNDING
+        else "which it should not: distrust the numbers above"
+    )
     return (
         f"With states of other rows {what} is {found} nats, {held} (the interval lies above zero by "
         "chance in at most 2.5 % of such controls)."

@@ -36,6 +36,7 @@ from fluoroscope.probes.information.usable import (
     probe_information,
     usable_beyond,
 )
+from fluoroscope.probes.information.verdicts import control_verdict
 
 PROBE = ReadoutOptions(rank=8, epochs=4, batch=128, learning_rate=3e-2)
 HEAD = ReadoutOptions(rank=16, epochs=4, batch=128, learning_rate=3e-2, interacts=True)
@@ -384,3 +385,9 @@ def test_too_few_tokens_are_refused_with_the_number_needed():
     states, tokens, documents = states_and_tokens(random_chain(4, 2), 6, 20, 0)
     with pytest.raises(TooFewTokensError, match="at least 512 tokens"):
         plug_in_information(states, tokens, documents)
+
+
+def test_a_control_is_distrusted_above_rounding_only():
+    assert "as it should" in control_verdict("it", Estimate(2e-8, 1e-8, 3e-8))
+    assert "as it should" in control_verdict("it", Estimate(0.01, -0.01, 0.03))
+    assert "distrust" in control_verdict("it", Estimate(0.01, 0.001, 0.02))
