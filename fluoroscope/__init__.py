@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .decoding import engines, generate
     from .probes import capture, capture_corpus, intervene, open_corpus, open_model, open_run
-    from .reports import build_report
+    from .reports import build_report, verdict_of
 
 __all__ = [
     "build_report",
@@ -28,12 +28,14 @@ __all__ = [
     "open_corpus",
     "open_model",
     "open_run",
+    "verdict_of",
 ]
 
 _ROOM = {
     "build_report": "reports",
     "engines": "decoding",
     "generate": "decoding",
+    "verdict_of": "reports",
 }
 
 

@@ -139,6 +139,7 @@ def _dictionaries(model: Any, run: Any) -> Iterator[Step]:
 
 
 def _trained(model: Any, run: Any, progress: Any) -> dict[str, Any]:
+    from .sae.features.firing import add_trace_firing
     from .sae.recipes import learn_options, sae_options
     from .sae.session import SaeSpec, train_saes
     from .sae.sources import RunRows
@@ -156,9 +157,13 @@ def _trained(model: Any, run: Any, progress: Any) -> dict[str, Any]:
         )
         for kind in ("topk", "mp")
     ]
-    trained = train_saes(RunRows(run, [site], batch_rows=SAE_BATCH), specs, progress=progress)
+    trained = train_saes(
+        RunRows(run, [site], batch_rows=SAE_BATCH, held_out=0.1), specs, progress=progress
+    )
     found = {f"sae_{name}": one.result for name, one in trained.items()}
     saes = {name: one.sae for name, one in trained.items()}
+    for name, sae in saes.items():
+        add_trace_firing(run, site, sae, name=name)
     return found | dictionary_readings(model, run, saes)
 
 

@@ -18,6 +18,8 @@ Report = Annotated[
 ]
 ENGINES = ("plain", "prompt-lookup", "token-recycling", "suffix", "hybrid")
 """Engines that decode the traced prompt, so that the page can compare them."""
+SEEN_INSIDE = ("plain", "hybrid")
+"""Those whose rows are read through the layers; hybrid's refused drafts among them."""
 
 Prompt = Annotated[str, typer.Option("--prompt", "-p", help="Prompt of the traced generation.")]
 Tokens = Annotated[int, typer.Option("--tokens", "-n", min=1024, help="Tokens to read and keep.")]
@@ -61,9 +63,9 @@ def xray(
 
     Example: fluoroscope xray --text README.md --tokens 1024 -o readme.h5
     """
-    from ..decoding import RollBackError, Stopping, make_engine, save_generations
     from ..probes import capture_corpus, open_corpus, open_model
-    from ..reports import build_report
+    from ..reports import build_report, verdict_of
+    from ..reports.verdict import as_text
 
     per_document = PER_DOCUMENT if text is None else None
     terminal.say("Opening the model (the first time converts it; later openings take seconds)")
@@ -85,28 +87,45 @@ def xray(
             overwrite=overwrite,
             progress=progress,
         )
-    run_steps(terminal, run, xray_steps(opened, run, terminal.say), again=again)
-    chat = opened.has_tokenizer and opened.tokenizer.chat_template is not None
-    rules = Stopping(max_new_tokens=NEW_TOKENS)
+    # Decoded first, so that what is trained later can say what fires in the traces.
     for name in ENGINES:
-        if not again and name in run.traces:
-            continue
-        terminal.say(f"Decoding the traced generation with {name}")
-        # Drafts are verified whole, so that the page shows what each method proposes.
-        whole = {} if name == "plain" else {"thrifty": False}
-        engine = make_engine(opened, name, **whole)
-        sites = ["layers.*.resid_post"] if name == "plain" else []
-        try:
-            made = engine.generate(prompt, stopping=rules, chat=chat, sites=sites)
-        except RollBackError as error:
-            terminal.say(f"{name} is left out: {error}")
-            continue
-        save_generations(open_or_make(output, opened), engine, made)
+        if again or name not in run.traces:
+            _trace(terminal, opened, name, prompt, output)
+    run_steps(terminal, run.refresh(), xray_steps(opened, run, terminal.say), again=again)
     page = build_report(output, report)
     terminal.wrote(output)
     terminal.wrote(page)
-    terminal.show(f"Run file: {output}\nReport:   {page}")
-    return run.refresh().summary() | {"report": str(page)}
+    verdict = verdict_of(run.refresh())
+    terminal.show(f"{as_text(verdict)}\n\nRun file: {output}\nReport:   {page}")
+    return run.summary() | {"report": str(page), "verdict": [one.as_dict() for one in verdict]}
+
+
+def _trace(terminal: Terminal, model: Any, name: str, prompt: str, output: Path) -> None:
+    """Decode the traced prompt with an engine and keep what went on."""
+    from ..decoding import RollBackError, Stopping, make_engine, save_generations
+
+    terminal.say(f"Decoding the traced generation with {name}")
+    # Drafts are verified whole, so that the page shows what each method proposes.
+    whole = {} if name == "plain" else {"thrifty": False}
+    engine = make_engine(model, name, **whole)
+    try:
+        made = engine.generate(
+            prompt,
+            stopping=Stopping(max_new_tokens=NEW_TOKENS),
+            chat=model.has_tokenizer and model.tokenizer.chat_template is not None,
+            sites=["layers.*.resid_post"] if name in SEEN_INSIDE else [],
+        )
+    except RollBackError as error:
+        terminal.say(f"{name} is left out: {error}")
+        return
+    with terminal.track("Reading rows", "layers") as progress:
+        save_generations(
+            open_or_make(output, model),
+            engine,
+            made,
+            keep_states=name == "plain",
+            progress=progress,
+        )
 
 
 def _plan(

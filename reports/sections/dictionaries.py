@@ -80,9 +80,9 @@ def _warnings(stored: Stored, names: list[str], trained: list[int]) -> tuple[str
 
 
 def _curve(stored: Stored, names: list[str], n: str) -> Figure:
-    """FVU against L0, one line per architecture; beyond five, baselines and the largest groups."""
+    """FVU against L0, one line per architecture; of more than five, the trained ones come first."""
     kinds = list(dict.fromkeys(str(kind) for kind in stored.architecture))
-    shown = sorted(kinds, key=lambda k: (not is_baseline(k), kinds.index(k)))[:MAX_SERIES]
+    shown = sorted(kinds, key=lambda k: (is_baseline(k), kinds.index(k)))[:MAX_SERIES]
     order = [
         i
         for i in np.lexsort((stored.l0, stored.architecture))
