@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from ..probes.errors import OptionError
 from ..probes.runfile.atomic import replacing
-from .convert import draw
+from .convert import Kind, draw
 from .theme import LIGHT, config
 from .tokens import printable
 
@@ -125,7 +125,8 @@ class Figure:
             case ".json":
                 data = json.dumps(self.vega_lite(), indent=1).encode()
             case ".svg" | ".png" | ".pdf" as ending:
-                data = draw([(self, self.on_paper(white=ending == ".png"))], ending[1:])[0]
+                kind: Kind = "svg" if ending == ".svg" else "png" if ending == ".png" else "pdf"
+                data = draw([(self, self.on_paper(white=kind == "png"))], kind)[0]
             case other:
                 raise OptionError(
                     f"A figure is saved as svg, png, pdf, json or csv, got {other!r}."

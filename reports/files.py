@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import cast
 
 from ..probes.errors import OptionError
 from ..probes.runfile.atomic import replacing
-from .convert import draw
+from .convert import Kind, draw
 from .figure import ENDINGS, FORMATS, Figure
 
 LONGEST_NAME = 120
@@ -49,7 +50,7 @@ def save_figures(
             made = {f.id: json.dumps(f.vega_lite(), indent=1).encode() for f in charts}
         else:
             specs = [(figure, figure.on_paper(white=kind == "png")) for figure in charts]
-            drawn = draw(specs, kind)
+            drawn = draw(specs, cast("Kind", kind))
             made = {figure.id: data for figure, data in zip(charts, drawn, strict=True)}
         contents |= {(name, kind): data for name, data in made.items()}
     target = Path(folder)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def follow_run(
     every_s: float = 10.0,
     sleep: Callable[[float], None] = time.sleep,
     **options: Any,
-) -> Iterator[Drawn]:
+) -> Generator[Drawn]:
     """Draw a run's page whenever the run file has changed. Endless; closing it lets the page rest.
 
     Args:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import h5py
 import numpy as np
 
-from ...probes.runfile.h5 import array, members
+from ...probes.runfile.h5 import array, dataset, members
 from ..charts import as_rows, lines
 from ..figure import Figure
 from ..tokens import label
@@ -39,7 +39,11 @@ class Drafted:
 
 def drafting_figures(groups: Mapping[str, h5py.Group]) -> list[Figure]:
     """Acceptance of drafted tokens, engine by engine; none where nothing was drafted."""
-    found = [_drafted(name, group) for name, group in groups.items() if len(group["nodes/token"])]
+    found = [
+        _drafted(name, group)
+        for name, group in groups.items()
+        if len(dataset(group, "nodes/token"))
+    ]
     if not found:
         return [_times(groups)]
     shares = "; ".join(

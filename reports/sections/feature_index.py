@@ -94,9 +94,9 @@ def frequencies(stored: Stored) -> list[Figure]:
     across, up = "log10 of the share of rows it fires on", "largest activation"
     rows = as_rows(**{across: np.log10(often), up: strong})
     varied = len(often) > 2 and np.ptp(often) > 0 and np.ptp(strong) > 0
-    ranks = [np.argsort(np.argsort(column)) for column in (often, strong)]
+    ranks = np.array([np.argsort(np.argsort(column)) for column in (often, strong)])
     alike = (
-        f"rank correlation {np.corrcoef(*ranks)[0, 1]:.2f}"
+        f"rank correlation {np.corrcoef(ranks)[0, 1]:.2f}"
         if varied
         else "too few for a rank correlation"
     )

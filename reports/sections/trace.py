@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from markupsafe import Markup
 
-from ...probes.runfile.h5 import array, texts
+from ...probes.runfile.h5 import array, dataset, texts
 from ..charts import as_rows, lines
 from ..columns import inert
 from ..figure import Figure
@@ -253,7 +253,7 @@ def _warnings(groups: Mapping[str, h5py.Group]) -> list[str]:
     for name, group in groups.items():
         if not np.isfinite(array(group, "tokens/entropy")).all():
             found.append(f"Engine {label(name, longest=40)}: some entropies are not finite.")
-        if len(group["nodes/token"]) > MAX_NODES:
+        if len(dataset(group, "nodes/token")) > MAX_NODES:
             found.append(
                 f"Engine {label(name, longest=40)}: drafts of the later steps are left out, since the "
                 f"page holds {MAX_NODES:,} drafted tokens an engine; the run file has all."

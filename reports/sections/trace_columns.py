@@ -142,7 +142,9 @@ def _rows(group: h5py.Group, words: Words) -> tuple[dict[str, np.ndarray], dict[
         "layers": rows["layers"].tolist(),
         "n_top": int(rows["top_ids"].shape[2]),
         "kinds": json.loads(str(group["rows"].attrs["kinds"])),
-        "left_out": int(group["rows"].attrs["n_left_out"]) + len(rows["node"]) - len(kept),
+        "left_out": int(np.asarray(group["rows"].attrs["n_left_out"]))
+        + len(rows["node"])
+        - len(kept),
     }
     shares = np.rint(np.clip(rows["top_probs"][kept], 0, 1) * SHARES)
     return {

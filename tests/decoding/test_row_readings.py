@@ -11,6 +11,7 @@ from fluoroscope.decoding.generation import Generation
 from fluoroscope.decoding.row_readings import node_rows, read_rows
 from fluoroscope.decoding.rowlog import ROW_KINDS
 from fluoroscope.probes import Model, Provenance, capture, create_run, open_run
+from fluoroscope.probes.runfile.h5 import array, subgroup
 
 PROMPTS = ["abcabcabcabc abc", "xyxyxyxyx"]
 
@@ -104,16 +105,16 @@ def test_rows_stand_in_the_run_file_counted_over_prompts(tiny_llama: Model, tmp_
     n_layers = tiny_llama.n_layers
     assert told[:n_layers] == [(n + 1, n_layers) for n in range(n_layers)]
     with run.reading() as file:
-        group = file["trace/prompt-lookup"]
-        rows = group["rows"]
+        group = subgroup(file, "trace/prompt-lookup")
+        rows = subgroup(group, "rows")
         assert json.loads(rows.attrs["kinds"]) == list(ROW_KINDS)
         assert "states" not in group
-        node, prompt = rows["node"][()], rows["prompt"][()]
+        node, prompt = array(rows, "node"), array(rows, "prompt")
         assert set(prompt.tolist()) == {0, 1}
         told_node = node >= 0
-        accepted = group["nodes/accepted"][()]
+        accepted = array(group, "nodes/accepted")
         assert not accepted[node[told_node]].any()
-        steps = group["steps/prompt"][()][group["nodes/step"][()]]
+        steps = array(group, "steps/prompt")[array(group, "nodes/step")]
         assert steps[node[told_node]].tolist() == prompt[told_node].tolist()
         np.testing.assert_allclose(
             rows["entropy"][()][told_node, -1],

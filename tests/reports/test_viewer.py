@@ -13,7 +13,7 @@ from fluoroscope.decoding import Stopping, make_engine, save_generations
 from fluoroscope.decoding.trace import Emitted, Node, Step, Trace, save_traces
 from fluoroscope.probes import Provenance, Run, create_run, open_run, wrap_model
 from fluoroscope.probes.errors import OptionError
-from fluoroscope.probes.runfile.h5 import subgroup
+from fluoroscope.probes.runfile.h5 import array, members, subgroup
 from fluoroscope.probes.storable import text_array
 from fluoroscope.probes.vocabulary import Vocabulary
 from fluoroscope.reports import build_report
@@ -260,9 +260,9 @@ def stored(path: Path, engine: str) -> dict[str, np.ndarray]:
     with open_run(path).reading() as file:
         group = subgroup(file, f"trace/{engine}")
         return {
-            f"{part}/{key}": group[f"{part}/{key}"][()]
+            f"{part}/{key}": array(group, f"{part}/{key}")
             for part in ("tokens", "steps", "nodes")
-            for key in group[part]
+            for key in members(group, part)
         }
 
 
@@ -391,8 +391,8 @@ def test_states_are_those_of_the_rows_in_the_file(shown: Opened, drafted: Path) 
     mine = (rows["prompt"] == 0) & (rows["node"] < 0) & (rows["position"] == position)
     same(int(np.flatnonzero(mine)[0]))
     with open_run(drafted).reading() as file:
-        fired = file["trace/token-recycling/features/small"]
-        latents, values = fired["latents"][position], fired["values"][position]
+        fired = subgroup(file, "trace/token-recycling/features/small")
+        latents, values = array(fired, "latents")[position], array(fired, "values")[position]
     told = tab.locator("#v-firing").text_content()
     assert re.findall(r"#(\d+) ", told) == [str(one) for one in latents if one >= 0] != []
     strengths = [float(one) for one in re.findall(r"#\d+ ([\d.]+?)(?=#|$)", told)]

@@ -8,6 +8,7 @@ import torch
 
 from fluoroscope.decoding import Stopping, make_engine, save_generations
 from fluoroscope.probes import Provenance, create_run, open_run, wrap_model
+from fluoroscope.probes.runfile.h5 import array, subgroup
 from fluoroscope.sae.architectures import make_sae
 from fluoroscope.sae.features.firing import STRONGEST, add_trace_firing
 from tests.families import tiny_module
@@ -23,12 +24,12 @@ def test_the_strongest_latents_stand_beside_the_states(tmp_path: Path, k: int) -
         writer.close()
     run = open_run(tmp_path / "r.h5")
     rules = Stopping(max_new_tokens=9, ignore_eos=True)
+    made = {}
     for name, sites in (("plain", [SITE]), ("prompt-lookup", [])):
         engine = make_engine(model, name)
-        made = engine.generate(["abc abc", "xy"], stopping=rules, sites=sites)
-        save_generations(run, engine, made)
-        if sites:
-            states = torch.cat([one.states(SITE) for one in made])
+        made[name] = engine.generate(["abc abc", "xy"], stopping=rules, sites=sites)
+        save_generations(run, engine, made[name])
+    states = torch.cat([one.states(SITE) for one in made["plain"]])
     sae = make_sae("topk", d_in=states.shape[1], d_sae=48, k=k)
     run = open_run(tmp_path / "r.h5")
     for _ in range(2):  # writing again replaces
@@ -39,10 +40,10 @@ def test_the_strongest_latents_stand_beside_the_states(tmp_path: Path, k: int) -
     with torch.inference_mode():
         dense = sae.encode(states)
     with run.reading() as file:
-        group = file["trace/plain/features/small"]
-        latents, values = group["latents"][()], group["values"][()]
+        group = subgroup(file, "trace/plain/features/small")
+        latents, values = array(group, "latents"), array(group, "values")
         assert group.attrs["site"] == SITE
-        assert "features" not in file["trace/prompt-lookup"]
+        assert "features" not in subgroup(file, "trace/prompt-lookup")
     assert latents.shape == (len(states), STRONGEST)
     for row, (mine, strength) in enumerate(zip(latents, values, strict=True)):
         active = mine >= 0
