@@ -13,7 +13,7 @@ export TOKENIZERS_PARALLELISM ?= false
 # Two test processes on two cores: threads of one must not wait for cores the other holds.
 test: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test test-slow lint format bench clean
+.PHONY: help setup demo test test-slow lint format bench docs pictures clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -28,6 +28,10 @@ $(VENV)/.core: pyproject.toml constraints.txt
 $(VENV)/.full: $(VENV)/.core
 	PYTHONWARNINGS=ignore $(PIP) install --quiet --constraint constraints.txt --group test --group lint \
 	  --editable ".[transformer-lens,nnsight,corpora,chess]"
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.core
+	$(PIP) install --quiet --constraint constraints.txt --group docs
 	touch $@
 
 setup: $(VENV)/.full ## make .venv with everything tests and checks need
@@ -52,6 +56,12 @@ format: $(VENV)/.full ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(VENV)/.docs ## build docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+pictures: $(VENV)/.full ## pictures of the report for the documentation: light, dark, narrow, print
+	$(BIN)/python docs/pictures/take.py $(OUT)/report.html --out docs/pictures
+
 bench: $(VENV)/.full ## what is measured against whom; prints tables, asserts nothing
 	$(BIN)/python benchmarks/capture.py
 	$(BIN)/python benchmarks/read_batches.py
@@ -64,6 +74,7 @@ bench: $(VENV)/.full ## what is measured against whom; prints tables, asserts no
 	$(BIN)/python benchmarks/sae_training.py
 	$(BIN)/python benchmarks/feature_index.py
 	$(BIN)/python benchmarks/information.py $(OUT)/information.h5
+	$(BIN)/python benchmarks/report.py $(OUT)/run.h5
 
 clean:           ## remove the environment and everything generated
-	rm -rf $(VENV) .venvs build out *.egg-info
+	rm -rf $(VENV) .venvs build out docs/_build docs/reference/made *.egg-info

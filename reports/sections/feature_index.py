@@ -96,7 +96,7 @@ def frequencies(stored: Stored) -> list[Figure]:
     varied = len(often) > 2 and np.ptp(often) > 0 and np.ptp(strong) > 0
     ranks = np.array([np.argsort(np.argsort(column)) for column in (often, strong)])
     alike = (
-        f"rank correlation {np.corrcoef(ranks)[0, 1]:.2f}"
+        f"rank correlation {np.asarray(np.corrcoef(ranks))[0, 1]:.2f}"
         if varied
         else "too few for a rank correlation"
     )
