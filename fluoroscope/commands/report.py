@@ -74,8 +74,6 @@ def report(
 ) -> dict[str, Any]:
     """Draw a run file as one self-contained HTML page that works offline; no model is needed.
 
-    Example: fluoroscope report out/run.h5
-
     Example: fluoroscope report out/run.h5 -o shared.html --redact text
 
     Example: fluoroscope report out/run.h5 --watch --open
