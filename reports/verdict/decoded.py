@@ -25,6 +25,10 @@ MIN_PROMPTS = 5
 """Prompts from which on intervals are over prompts; below they are over steps, and say so."""
 
 
+FEWEST_PASSES = 5
+"""Passes over one row from which on their mean says how fast the machine was."""
+
+
 @dataclass(frozen=True)
 class Decoded:
     """One engine's trace."""
@@ -109,6 +113,17 @@ def step_cost(run: Decoded, plain: Decoded) -> float:
     if not len(mine) or not len(theirs) or theirs.mean() <= 0:
         return float("nan")
     return float(mine.mean() / theirs.mean())
+
+
+def one_row_pass(run: Decoded) -> float | None:
+    """Mean seconds of a pass over one row: the same work in every engine, so a gauge of the machine.
+
+    None with fewer than `FEWEST_PASSES` of them; the prompt's pass is left out.
+    """
+    single = (run.steps["n_drafted"] == 0) & (run.steps["n_emitted"] == 1)
+    alone = _later(run) & single & (run.steps["seconds_verify"] > 0)
+    found = run.steps["seconds_verify"][alone]
+    return float(found.mean()) if len(found) >= FEWEST_PASSES else None
 
 
 def cost_curve(runs: list[Decoded], plain: Decoded) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from .decoded import (
     acceptance,
     cost_curve,
     first_difference,
+    one_row_pass,
     speed_ratio,
     step_cost,
     tokens_per_pass,
@@ -21,6 +22,10 @@ TABLE = "engines-table"
 """The figure that has all engines side by side."""
 
 
+SAME_MACHINE = 1.3
+"""Times by which passes over one row may differ between engines whose seconds are compared."""
+
+
 def engine(held: Held) -> list[Statement]:
     """The choice, tokens per pass as expected and measured, what a pass costs, what states offer."""
     traced = {name: run for name, run in held.traces.items() if run.n_tokens.sum() > 0}
@@ -28,10 +33,11 @@ def engine(held: Held) -> list[Statement]:
     others = [run for name, run in traced.items() if name != PLAIN]
     if len(traced) < 2:
         return [*map(_alone, traced.values()), *_surplus(held)]
-    found = [_choice(others, plain)] if plain is not None else []
+    busy = None if plain is None else _busy(others, plain)
+    found = [busy or _choice(others, plain)] if plain is not None else []
     found.append(_per_pass(others))
     if plain is not None:
-        found += _costs(others, plain)
+        found += _costs(others, plain) if busy is None else []
         found += [_output(others, plain)] if held.comparable else []
     return found + _surplus(held)
 
@@ -52,6 +58,27 @@ def _alone(run: Decoded) -> Statement:
         uncertainty=f"{run.unit}; no other engine was traced, so none is recommended",
         figure=f"trace-{run.name}-prompt-0",
         source=f"/trace/{run.name}/generations",
+    )
+
+
+def _busy(others: list[Decoded], plain: Decoded) -> Statement | None:
+    """That seconds are not comparable, where the same pass took unlike times in two traces."""
+    mine = one_row_pass(plain)
+    timed = [(run, one_row_pass(run)) for run in others]
+    ratios = [(s / mine, run, s) for run, s in timed if s is not None and mine]
+    far = max(ratios, key=lambda one: max(one[0], 1 / one[0]), default=None)
+    if mine is None or far is None or 1 / SAME_MACHINE <= far[0] <= SAME_MACHINE:
+        return None
+    _, run, seconds = far
+    return Statement(
+        question=QUESTION,
+        text=f"Speeds are not compared: a pass over one row took {1000 * mine:.0f} ms on average while "
+        f"plain decoding ran and {1000 * seconds:.0f} ms while {_named(run)} did, so the machine was "
+        "not the same for both.",
+        uncertainty="means of passes after the prompt's; trace again on a quiet machine to choose "
+        "by seconds",
+        figure=TABLE,
+        source=f"/trace/{run.name}/steps/seconds_verify",
     )
 
 

@@ -502,7 +502,7 @@ def test_the_choice_is_as_sure_as_the_seconds() -> None:
     alike = trace("alike", [1, 3] * 10, 0.1)
     both = said(decoded(PLAIN, fast, alike))[0]
     assert "cannot be told apart from it" in both
-    slow = said(decoded(PLAIN, trace("slow", [1] * 40, 0.2)))[0]
+    slow = said(decoded(PLAIN, trace("slow", [1] * 40, 0.2, drafts=[[False]] * 40)))[0]
     assert (
         slow == "Use plain decoding: the nearest other, slow, is 0.50 (0.50 to 0.50) times as fast."
     )
@@ -511,6 +511,20 @@ def test_the_choice_is_as_sure_as_the_seconds() -> None:
         "Plain decoding is as good a choice: no engine"
     )
     assert "n = 1" in unsure(decoded(PLAIN, fast))[0]
+
+
+def test_seconds_are_not_compared_when_the_machine_was_not_the_same() -> None:
+    """Stalls while plain decoding ran make every other engine look fast; they are no merit."""
+    drafts: list[list[bool]] = [[True]] * 20 + [[]] * 20
+    quiet = trace("x", [2] * 20 + [1] * 20, 0.1, drafts=drafts)
+    assert said(decoded(PLAIN, quiet))[0].startswith("Use x")
+    stalled = trace("plain", [1] * 40, [0.1] * 30 + [2.0] * 10)
+    told = said(decoded(stalled, quiet))
+    assert told[0].startswith("Speeds are not compared: a pass over one row took")
+    assert "100 ms while x did" in told[0]
+    assert not any("A step of x takes" in one for one in told)
+    never_alone = trace("x", [2] * 20, 0.1, drafts=[[True]] * 20)
+    assert said(decoded(stalled, never_alone))[0].startswith("Use x"), "nothing to gauge by"
 
 
 def test_drafts_verified_whole_are_said() -> None:
