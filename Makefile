@@ -60,7 +60,7 @@ docs: $(VENV)/.docs ## build docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 pictures: $(VENV)/.full ## pictures of the report for the documentation: light, dark, narrow, print
-	$(BIN)/python docs/pictures/take.py $(OUT)/report.html --out docs/pictures
+	$(BIN)/python docs/pictures/take.py $(OUT)/report.html --out docs/pictures --section trace
 
 bench: $(VENV)/.full ## what is measured against whom; prints tables, asserts nothing
 	$(BIN)/python benchmarks/capture.py
