@@ -40,3 +40,5 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 python_maximum_signature_line_length = 90
 napoleon_numpy_docstring = False
 default_role = "code"
+suppress_warnings = ["ref.python"]
+"""Rooms may name a thing alike; such a word is then no link."""

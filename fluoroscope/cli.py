@@ -83,8 +83,8 @@ COMMANDS = (
     doctor.doctor,
     completion.completion,
 )
-for function in COMMANDS:
-    command(app, function)
+for _function in COMMANDS:
+    command(app, _function)
 
 GROUPS = {
     "attention": (
@@ -139,8 +139,8 @@ GROUPS = {
 """Commands of commands: what each is about, and what it does."""
 for name, (about, functions) in GROUPS.items():
     group = typer.Typer(help=about, no_args_is_help=True)
-    for function in functions:
-        command(group, function)
+    for _function in functions:
+        command(group, _function)
     app.add_typer(group, name=name)
 
 
