@@ -28,8 +28,9 @@ from .layout import LAYOUTS, Layout, laid_out
 from .rowlog import RowLog
 from .sampling import SamplingOptions
 from .stopping import Stopper, Stopping, StopReason
-from .target import Target
+from .target import CACHES, CacheKind, Target
 from .trace import N_CANDIDATES, Emitted, Step, Trace
+from .treecheck import branching_fault
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ class EngineOptions(SamplingOptions):
     layout: Literal["auto", "plain", "packed", "bf16"] = "auto"
     """How weights lie in memory while decoding: as they are, packed for a few rows, packed and rounded
     to bfloat16 (another text), or, with auto, whichever of the first two was measured to be faster."""
+    cache: CacheKind = "growing"
+    """How keys and values lie: growing with the text, or static, in buffers of one size, so that every
+    pass over as many rows has the same shapes, as compiled code and CUDA graphs need."""
 
     def __post_init__(self) -> None:
         SamplingOptions.__post_init__(self)
@@ -61,6 +65,8 @@ class EngineOptions(SamplingOptions):
             raise OptionError(
                 f"layout must be one of auto, {', '.join(LAYOUTS)}, got {self.layout!r}."
             )
+        if self.cache not in CACHES:
+            raise OptionError(f"cache must be one of {', '.join(CACHES)}, got {self.cache!r}.")
 
 
 class State(ABC):
@@ -114,12 +120,20 @@ class Engine(ABC):
     def ready(self) -> Iterator[None]:
         """Measured, checked and laid out inside the block; the models are as before after it."""
         with torch.inference_mode(), unobserved(self.model):
+            self._check_cache()
             layout = self.layout
             self.prepare()
         with ExitStack() as stack:
             for model in self.models:
                 stack.enter_context(laid_out(model.module, layout))
             yield
+
+    def _check_cache(self) -> None:
+        fault = branching_fault(self.model) if self.options.cache == "static" else None
+        if fault is not None:
+            raise OptionError(
+                f"A static cache needs masks of our own. {fault} Use cache='growing'."
+            )
 
     @abstractmethod
     def begin(

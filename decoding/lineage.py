@@ -23,6 +23,13 @@ class Lineage:
         self._ancestors = np.zeros((0, 0), dtype=np.bool_)
         self._is_chain = True
 
+    @classmethod
+    def chain(cls, n: int) -> Lineage:
+        """Of `n` tokens, each following the one before."""
+        made = cls()
+        made.depths, made._ancestors = list(range(n)), np.tri(n, dtype=np.bool_)
+        return made
+
     def __len__(self) -> int:
         return len(self.depths)
 
@@ -55,6 +62,7 @@ def attention_mask(
     n_text: int,
     *,
     window: int | None,
+    n_cached: int,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Float[Tensor, "1 1 new cached"]:
@@ -68,14 +76,18 @@ def attention_mask(
         first: Number of the first new one.
         n_text: Committed tokens before them.
         window: How far back a token may look, itself included; None for everything.
+        n_cached: Places that attention sees, at least those of text and pending tokens; nobody looks
+            at those behind.
         dtype: Of the scores.
         device: Of the scores.
     """
-    may_look = np.ones((len(lineage) - first, n_text + len(lineage)), dtype=np.bool_)
-    may_look[:, n_text:] = lineage.sees(first)
+    end = n_text + len(lineage)
+    may_look = np.zeros((len(lineage) - first, n_cached), dtype=np.bool_)
+    may_look[:, :n_text] = True
+    may_look[:, n_text:end] = lineage.sees(first)
     if window is not None:
         positions = np.concatenate([np.arange(n_text), n_text + np.array(lineage.depths)])
-        may_look &= positions[None] > positions[n_text + first :, None] - window
+        may_look[:, :end] &= positions[None] > positions[n_text + first :, None] - window
     mask = torch.zeros(may_look.shape, dtype=dtype)
     mask.masked_fill_(torch.from_numpy(~may_look), torch.finfo(dtype).min)
     return mask[None, None].to(device)

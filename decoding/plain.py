@@ -37,7 +37,7 @@ class Plain(Engine):
         processors: Sequence[LogitsProcessor] = (),
     ) -> SpeculativeState:
         """Read the prompt."""
-        target = Target(self.model)
+        target = Target(self.model, cache=self.options.cache)
         return SpeculativeState(
             target,
             target.prefill(prompt_ids),

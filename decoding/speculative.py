@@ -222,7 +222,7 @@ class Speculative(Engine):
         if options.thrifty and self._thrift is None:
             self._thrift = Thrift(cost_curve(self.model, self.layout).seconds)
         drafter.reseed(options.seed + DRAFT_SEED)
-        target = Target(self.model, rolls_back=True)
+        target = Target(self.model, rolls_back=True, cache=options.cache)
         prompt = prompt_ids.to(self.model.device)
         logits = target.prefill(prompt, keep=max(1, drafter.prompt_rows))
         drafter.begin(target.ids, logits)

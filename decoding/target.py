@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
 
 from ..probes import Model
 from .errors import DraftError, PromptError, RollBackError
 from .growing_cache import GrowingLayer, growing_cache
 from .lineage import Lineage, attention_mask
 from .rowlog import RowLog
+from .static_cache import FixedCache
+
+CacheKind = Literal["growing", "static"]
+CACHES = ("growing", "static")
 
 
 class Target:
@@ -29,6 +35,8 @@ class Target:
         model: An opened model.
         rolls_back: Whether tokens may have to be forgotten. Layers with a sliding window then keep
             everything, since what fell out of the window may be needed again.
+        cache: `growing`: attention sees what is held. `static`: it sees whole buffers under a mask, so
+            that shapes stay the same (see `static_cache`); windows keep everything then, too.
 
     Attributes:
         ids: The text, as far as the cache holds it.
@@ -36,25 +44,33 @@ class Target:
         log: One entry per row that passed the model.
 
     Raises:
-        RollBackError: `rolls_back`, but the model keeps a recurrent state.
+        RollBackError: `rolls_back` or a static cache, but the model keeps a recurrent state.
     """
 
-    def __init__(self, model: Model, *, rolls_back: bool = False) -> None:
+    def __init__(
+        self, model: Model, *, rolls_back: bool = False, cache: CacheKind = "growing"
+    ) -> None:
         self.model, self.n_forward = model, 0
         self.ids: list[int] = []
         self.log = RowLog()
         self._pending = Lineage()
         self._pending_ids: list[int] = []
-        self._cache = growing_cache(model.config)
+        self._cache: Cache = growing_cache(model.config)
         kinds = {type(layer) for layer in self._cache.layers}
-        if rolls_back:
-            if not kinds <= {GrowingLayer, DynamicSlidingWindowLayer}:
-                raise RollBackError(
-                    f"{model.name} ({model.config.model_type}) keeps a recurrent state that cannot be "
-                    "cut back to an earlier token. Use an engine that does not draft, such as 'plain'."
-                )
+        if (rolls_back or cache == "static") and not kinds <= {
+            GrowingLayer,
+            DynamicSlidingWindowLayer,
+        }:
+            raise RollBackError(
+                f"{model.name} ({model.config.model_type}) keeps a recurrent state that cannot be "
+                "cut back to an earlier token. Use an engine that does not draft, such as 'plain', "
+                "and its growing cache."
+            )
+        if cache == "static":
+            self._cache = FixedCache(len(self._cache.layers) or model.n_layers)
+        elif rolls_back:
             self._cache = growing_cache()
-        self._rolls_back = rolls_back or kinds <= {GrowingLayer}
+        self._rolls_back = rolls_back or cache == "static" or kinds <= {GrowingLayer}
         accepted = inspect.signature(model.module.forward).parameters
         self._takes_positions = "position_ids" in accepted
         recurrent = "cache_params" in accepted
@@ -93,7 +109,9 @@ class Target:
                 f"A prompt must have from 1 to {limit} tokens, got {len(ids)}. An empty prompt can "
                 "begin with the beginning-of-sequence token (bos=True)."
             )
-        logits = self._forward(ids.tolist(), depths=None, mask=None, keep=min(keep, len(ids)))
+        is_fixed = isinstance(self._cache, FixedCache)
+        mask = self._mask(Lineage.chain(len(ids)), 0) if is_fixed else None
+        logits = self._forward(ids.tolist(), depths=None, mask=mask, keep=min(keep, len(ids)))
         self.log.fed(range(len(ids)), "prompt")
         self.ids = ids.tolist()
         return logits
@@ -128,7 +146,8 @@ class Target:
             raise PromptError(
                 f"Position {deepest} lies beyond the context of {self.max_length} tokens."
             )
-        mask = None if self._pending.is_chain else self._mask(first)
+        by_itself = self._pending.is_chain and not isinstance(self._cache, FixedCache)
+        mask = None if by_itself else self._mask(self._pending, first)
         logits = self._forward(tokens, depths=depths, mask=mask, keep=len(tokens))
         self._pending_ids.extend(tokens)
         self.log.fed([len(self.ids) + depth for depth in depths], "pending")
@@ -168,15 +187,21 @@ class Target:
         self._cache.crop(length - len(self.ids))
         del self.ids[length:]
 
-    def _mask(self, first: int) -> Tensor | dict[str, Tensor]:
+    def _mask(self, lineage: Lineage, first: int) -> Tensor | dict[str, Tensor]:
         """One mask, or one per kind of attention layer where a model has several."""
+        n_cached = len(self.ids) + len(lineage)
+        if isinstance(self._cache, FixedCache):
+            self._cache.make_room(n_cached)
+            n_cached = self._cache.size
         config = self.model.config.get_text_config()
         window = getattr(config, "sliding_window", None)
         kinds = set(getattr(config, "layer_types", None) or ())
         shape = {"dtype": self.model.dtype, "device": self.model.device}
 
         def mask(width: int | None) -> Tensor:
-            return attention_mask(self._pending, first, len(self.ids), window=width, **shape)
+            return attention_mask(
+                lineage, first, len(self.ids), window=width, n_cached=n_cached, **shape
+            )
 
         if len(kinds) > 1:
             return {kind: mask(window if kind == "sliding_attention" else None) for kind in kinds}
@@ -187,7 +212,7 @@ class Target:
         source = torch.tensor(keep, device=self.model.device) + n_text
         stop = n_text + len(keep)
         for layer in self._cache.layers:
-            assert isinstance(layer, DynamicLayer)
+            assert isinstance(layer, DynamicLayer | StaticLayer)
             for states in (layer.keys, layer.values):
                 assert states is not None
                 states[..., n_text:stop, :] = states.index_select(-2, source.to(states.device))

@@ -130,7 +130,7 @@ class Pearl(Engine):
         law: Law = "point" if self.draft.greedy else "without_replacement"
         greedy = options.temperature == 0
         rule = exact_rule(options.rule, law, greedy=greedy, asker=self.about.name)
-        target = Target(self.model, rolls_back=True)
+        target = Target(self.model, rolls_back=True, cache=options.cache)
         prompt = prompt_ids.to(self.model.device)
         ahead = self._start()
         if ahead is not None and len(prompt):

@@ -23,7 +23,7 @@ import torch
 from scipy.stats import chisquare
 from transformers import LogitsProcessor, PreTrainedModel
 
-from fluoroscope.decoding import Engine, Stopping, engine_class, make_engine
+from fluoroscope.decoding import Engine, Stopping, engine_class, make_engine, static_cache
 from fluoroscope.decoding.seq2seq import BlockWriter, BlockWriterOptions
 from fluoroscope.decoding.trace import KINDS
 from fluoroscope.probes import Model, capture, wrap_model
@@ -120,6 +120,23 @@ def packed_weights_change_no_promise(case: Case) -> None:
     if case.lossless:
         assert made.token_ids == plain.token_ids
     assert not any("forward" in part.__dict__ for part in model.module.modules())
+
+
+def a_static_cache_changes_no_text(case: Case) -> None:
+    """Float64: attending empty places under a mask leaves every token, also of one beyond the first
+    buffers (of eight tokens here), and the states."""
+    model = wrap_model(tiny_module("llama").double(), name="double")
+    prompt, site = ids(1, 9)[0].repeat(2), "layers.1.resid_post"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(static_cache, "ROOM", 8)
+        (made,) = case.make(model, cache="static").generate(prompt, stopping=free(24), sites=[site])
+    assert made.stats.n_faults == 0
+    if case.lossless:
+        assert list(made.token_ids) == own_greedy(model, prompt, 24)
+    text = torch.tensor([*made.prompt_ids, *made.token_ids])
+    with torch.no_grad(), capture(model, site) as acts:
+        model(text[None])
+    torch.testing.assert_close(made.states(site), acts[site][0], rtol=1e-7, atol=1e-7)
 
 
 def sampling_has_the_models_law(case: Case) -> None:
@@ -302,6 +319,7 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     for check in (
         greedy_is_plain,
         packed_weights_change_no_promise,
+        a_static_cache_changes_no_text,
         seeds_decide,
         earlier_prompts_seeds_do_not_matter,
         traces_account_for_every_token,

@@ -5,11 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fluoroscope.decoding import Drafter, DraftTree, Stopping, Target, generate
+from fluoroscope.decoding import Drafter, DraftTree, Stopping, Target, generate, static_cache
+from fluoroscope.decoding.errors import RollBackError
 from fluoroscope.decoding.registry import make_engine
 from fluoroscope.decoding.speculative import Speculative
+from fluoroscope.decoding.target import CACHES, CacheKind
 from fluoroscope.decoding.treecheck import branching_fault
 from fluoroscope.probes import capture, wrap_model
+from fluoroscope.probes.errors import OptionError
 from tests.conftest import ids
 from tests.families import tiny_module
 
@@ -31,13 +34,17 @@ def paths_of(parents: list[int]) -> list[list[int]]:
     return found
 
 
+@pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize(
     ("family", "attention"),
     [(f, a) for f in FAMILIES for a in ("sdpa", "eager") if (f, a) != ("gemma2", "sdpa")],
 )
-def test_trees_in_the_cache_equal_paths_without_one(family: str, attention: str) -> None:
+def test_trees_in_the_cache_equal_paths_without_one(
+    family: str, attention: str, cache: CacheKind, monkeypatch
+) -> None:
     """Twelve random forests and commits in float64: 1e-7; eager attention takes its softmax in float32
-    whatever the precision: 1e-5."""
+    whatever the precision: 1e-5. Static buffers hold sixteen tokens at first."""
+    monkeypatch.setattr(static_cache, "ROOM", 16)
     close = {"rtol": 1e-5, "atol": 1e-5} if attention == "eager" else {"rtol": 1e-7, "atol": 1e-7}
     module = tiny_module(family, **WINDOWED.get(family, {})).double()
     module.set_attn_implementation(attention)
@@ -50,7 +57,7 @@ def test_trees_in_the_cache_equal_paths_without_one(family: str, attention: str)
         text = ids(1, 9)[0]
         tokens = [(7 * node + 3) % 250 for node in range(len(parents))]
         with torch.inference_mode():
-            target = Target(model, rolls_back=True)
+            target = Target(model, rolls_back=True, cache=cache)
             target.prefill(text)
             rows = [target.feed(tokens[:split], parents[:split])]
             if tokens[split:]:
@@ -70,6 +77,36 @@ def test_trees_in_the_cache_equal_paths_without_one(family: str, attention: str)
     check()
 
 
+def test_static_buffers_keep_their_shapes(tiny_llama, monkeypatch) -> None:
+    """Attention sees as many places at every step, until a text outgrows them."""
+    monkeypatch.setattr(static_cache, "ROOM", 16)
+    seen = []
+    update = static_cache.FixedLayer.update
+
+    def watched(layer, *states):
+        keys, values = update(layer, *states)
+        seen.append(keys.shape[-2])
+        return keys, values
+
+    monkeypatch.setattr(static_cache.FixedLayer, "update", watched)
+    with torch.inference_mode():
+        target = Target(tiny_llama, cache="static")
+        target.prefill(ids(1, 9)[0])
+        for token in range(1, 9):
+            target.extend([token])
+        target.roll_back(5)
+        target.extend(range(1, 12))
+    n_layers = tiny_llama.n_layers
+    assert seen == [16] * n_layers * 8 + [48] * n_layers * 2
+    assert len(target) == 16
+
+
+def test_a_recurrent_model_has_no_static_cache() -> None:
+    model = wrap_model(tiny_module("mamba2"), name="mamba2", check=False)
+    with pytest.raises(RollBackError, match="growing cache"):
+        Target(model, cache="static")
+
+
 def test_a_model_that_misreads_trees_is_refused(tiny_llama, monkeypatch) -> None:
     """Positions that ignore what the engine says: logits differ from the paths', and it is noticed."""
     module = tiny_module("llama")
@@ -84,6 +121,8 @@ def test_a_model_that_misreads_trees_is_refused(tiny_llama, monkeypatch) -> None
     assert "gives other logits for a branching draft" in (branching_fault(model) or "")
     with pytest.raises(Exception, match="drafts trees, but stubborn"):
         generate(model, ids(1)[0], engine="token-recycling")
+    with pytest.raises(OptionError, match="Use cache='growing'"):
+        generate(model, ids(1)[0], cache="static")
     assert branching_fault(tiny_llama) is None
 
 
