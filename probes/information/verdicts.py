@@ -8,7 +8,7 @@ import numpy as np
 
 from .resampling import Estimate
 
-ROUNDING = 1e-5
+ROUNDING = 1e-4
 """Nats below which a gain is single precision's: an untrained readout against the law it began with."""
 
 

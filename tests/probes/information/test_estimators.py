@@ -388,6 +388,6 @@ def test_too_few_tokens_are_refused_with_the_number_needed():
 
 
 def test_a_control_is_distrusted_above_rounding_only():
-    assert "as it should" in control_verdict("it", Estimate(2e-8, 1e-8, 3e-8))
+    assert "as it should" in control_verdict("it", Estimate(1.6e-5, 1.5e-5, 1.7e-5))
     assert "as it should" in control_verdict("it", Estimate(0.01, -0.01, 0.03))
     assert "distrust" in control_verdict("it", Estimate(0.01, 0.001, 0.02))
