@@ -26,11 +26,12 @@ from .drafters.sequoia import Sequoia
 from .drafters.stand import Stand, fit_template
 from .drafters.suffix import SuffixDecoding
 from .drafters.token_recycling import TokenRecycling
-from .engine import About, Engine, EngineOptions, State
+from .engine import About, Engine, EngineOptions
 from .errors import DraftError, LearnedError, PromptError, RollBackError, UnknownEngineError
 from .generation import Generation, Stats
 from .layout import LAYOUTS, laid_out, layouts_for
 from .learned import load_learned, save_learned
+from .loop import State
 from .pearl import Pearl
 from .plain import Plain
 from .registry import engine_class, engines, generate, make_engine, register

@@ -157,8 +157,9 @@ class RecursiveRejection(AcceptanceRule):
         q = as_row(tree.proposals[node], left)
         for number, child in enumerate(siblings):
             token = tree.tokens[child]
-            # A token the draft could not have drawn is never accepted.
-            if beliefs.chance() * float(q[token]) < float(left[token]) and float(q[token]) > 0:
+            if not float(q[token]) > 0:
+                break  # it cannot have been drawn, so nothing follows from its rejection
+            if beliefs.chance() * float(q[token]) < float(left[token]):
                 return child, token
             rest = (left - q).clamp_(min=0)
             total = float(rest.sum())

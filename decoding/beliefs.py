@@ -58,7 +58,7 @@ class Beliefs:
         """
         rows = [node + 1 for node in nodes]
         top = self.logits[rows].float().topk(min(n, self.d_vocab), dim=-1)
-        return top.indices, (top.values - self._norms[rows, None]).exp()
+        return top.indices, (top.values - self._norms[rows, None]).exp().clamp(max=1.0)
 
     @cached_property
     def entropies(self) -> Float[Tensor, " rows"]:

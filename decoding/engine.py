@@ -1,35 +1,34 @@
 """Engines: a loop around a target, of which every paper changes a part.
 
-The one loop is here: it runs an engine's steps, stops, times, traces and captures. An engine says
-what a step is: `begin` reads the prompt, `step` emits at least one token.
+An engine says what a step is: `begin` reads the prompt, `State.step` emits at least one token. The one
+loop that runs the steps, stops, times, traces and captures is in `loop.py`.
 """
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from ..probes import Capture, Model, capture
+from ..probes import Model
 from ..probes.capture import unobserved
 from ..probes.errors import OptionError
 from .cost import choose_layout
-from .errors import PromptError
-from .generation import Generation, Stats
+from .generation import Generation
 from .layout import LAYOUTS, Layout, laid_out
-from .rowlog import RowLog
+from .loop import Loop, State
+from .prompts import Prompt, encoded, listed
 from .sampling import SamplingOptions
-from .stopping import Stopper, Stopping, StopReason
-from .target import CACHES, CacheKind, Target
-from .trace import N_CANDIDATES, Emitted, Step, Trace
+from .stopping import Stopping
+from .target import CACHES, CacheKind
+from .trace import Emitted
 from .treecheck import branching_fault
 
 
@@ -67,21 +66,6 @@ class EngineOptions(SamplingOptions):
             )
         if self.cache not in CACHES:
             raise OptionError(f"cache must be one of {', '.join(CACHES)}, got {self.cache!r}.")
-
-
-class State(ABC):
-    """What an engine keeps during one generation. Made by `Engine.begin`."""
-
-    target: Target
-    n_faults: int = 0
-    """How often a part that may fail without harm, such as a drafter, did."""
-
-    @abstractmethod
-    def step(self, room: int) -> Step:
-        """Emit at least one token, at most `room`."""
-
-    def end(self) -> None:
-        """The generation ended, or was interrupted."""
 
 
 class Engine(ABC):
@@ -151,7 +135,7 @@ class Engine(ABC):
 
     def generate(
         self,
-        prompts: str | Sequence[str] | Int64[Tensor, " positions"],
+        prompts: Prompt | Sequence[Prompt],
         *,
         stopping: Stopping | None = None,
         sites: Sequence[str] = (),
@@ -161,7 +145,7 @@ class Engine(ABC):
         """Decode one or several prompts, one after the other.
 
         Args:
-            prompts: Texts, or the token ids of one prompt.
+            prompts: Texts or rows of token ids. All are checked before the first one is decoded.
             stopping: When to stop.
             sites: Names or globs of sites whose states are kept; see `Generation.states`.
             chat: Whether each prompt is a user's message, to be put in the model's chat template.
@@ -169,16 +153,14 @@ class Engine(ABC):
                 tokenizer's default.
 
         Raises:
-            PromptError: A prompt is empty or too long.
+            PromptError: A prompt is empty or too long, or no prompt.
+            OptionError: There is no chat template.
             UnknownSiteError: The model has no such site.
         """
-        given = [prompts] if isinstance(prompts, str | Tensor) else list(prompts)
-        if not given:
-            raise PromptError("Give at least one prompt.")
+        given = [encoded(self.model, one, chat=chat, bos=bos) for one in listed(prompts)]
         found = []
-        for prompt in given:
-            text, ids = self._encode(prompt, chat=chat, bos=bos)
-            run = _Loop(self, text, ids, stopping or Stopping(), sites=tuple(sites))
+        for text, ids in given:
+            run = self._loop(text, ids, stopping, (sites,) if isinstance(sites, str) else sites)
             for _ in run.tokens():
                 pass
             found.append(run.generation())
@@ -186,36 +168,40 @@ class Engine(ABC):
 
     def stream(
         self,
-        prompt: str,
+        prompt: Prompt,
         *,
         stopping: Stopping | None = None,
         chat: bool = False,
         bos: bool | None = None,
     ) -> Iterator[Emitted]:
         """Decode one prompt, token by token as they come."""
-        text, ids = self._encode(prompt, chat=chat, bos=bos)
-        yield from _Loop(self, text, ids, stopping or Stopping()).tokens()
+        text, ids = encoded(self.model, prompt, chat=chat, bos=bos)
+        yield from self._loop(text, ids, stopping).tokens()
 
     def encode(
-        self, prompt: str, *, chat: bool = False, bos: bool | None = None
+        self, prompt: Prompt, *, chat: bool = False, bos: bool | None = None
     ) -> Int64[Tensor, " positions"]:
-        """The token ids that a prompt is decoded from."""
-        return self._encode(prompt, chat=chat, bos=bos)[1]
+        """The token ids that a prompt is decoded from.
 
-    def _encode(
-        self, prompt: str | Tensor, *, chat: bool, bos: bool | None
-    ) -> tuple[str, Int64[Tensor, " positions"]]:
-        if isinstance(prompt, Tensor):
-            has_text = self.model.has_tokenizer
-            return (self.model.decode(prompt) if has_text else ""), prompt
-        if not chat:
-            return prompt, self.model.encode(prompt, bos=bos)
-        message = [{"role": "user", "content": prompt}]
-        text = self.model.tokenizer.apply_chat_template(
-            message, tokenize=False, add_generation_prompt=True
+        Raises:
+            PromptError: It is empty or too long.
+            OptionError: There is no chat template.
+        """
+        return encoded(self.model, prompt, chat=chat, bos=bos)[1]
+
+    def _loop(
+        self, text: str, ids: Tensor, stopping: Stopping | None, sites: Sequence[str] = ()
+    ) -> Loop:
+        return Loop(
+            self.model,
+            self.about.name,
+            ready=self.ready,
+            begin=self.begin,
+            text=text,
+            ids=ids,
+            stopping=stopping or Stopping(),
+            sites=sites,
         )
-        assert isinstance(text, str)
-        return text, self.model.encode(text, bos=False)
 
     def options_as_dict(self) -> dict[str, Any]:
         """The options, ready for JSON; what JSON cannot hold, such as an opened model, by its name."""
@@ -224,144 +210,3 @@ class Engine(ABC):
         return {
             k: v if isinstance(v, plain) else getattr(v, "name", repr(v)) for k, v in values.items()
         }
-
-
-class _Loop:
-    """One generation under way."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        text: str,
-        ids: Tensor,
-        stopping: Stopping,
-        *,
-        sites: tuple[str, ...] = (),
-        processors: Sequence[LogitsProcessor] = (),
-    ) -> None:
-        self._engine, self._text, self._ids = engine, text, ids
-        self._processors = processors
-        self._stopper = Stopper(engine.model, stopping, len(ids))
-        self._sites = sites
-        self._trace, self._emitted = Trace(), []
-        self._reason: StopReason = "interrupted"
-        self._captured: dict[str, Tensor] = {}
-        self._rows = RowLog()
-        self._stats = Stats(n_forward=0, n_emitted=0, seconds=0.0)
-
-    def tokens(self) -> Iterator[Emitted]:
-        """Run to the end, handing out tokens as they come.
-
-        Whoever takes them is not in inference mode: it ends with each step.
-        """
-        with ExitStack() as stack:
-            stack.enter_context(self._engine.ready())
-            started = time.perf_counter()
-            acts = None
-            if self._sites:
-                acts = stack.enter_context(capture(self._engine.model, *self._sites))
-            with torch.inference_mode():
-                state = self._engine.begin(self._ids, processors=self._processors)
-            stack.callback(state.end)
-            ended = False
-            while not ended:
-                with torch.inference_mode():
-                    step, ended = self._cut(state.step(self._stopper.room(len(self._emitted))))
-                self._trace.steps.append(step)
-                yield from step.emitted
-            self._stats = Stats(
-                n_forward=state.target.n_forward,
-                n_emitted=len(self._emitted),
-                seconds=time.perf_counter() - started,
-                n_drafted=sum(len(step.nodes) for step in self._trace.steps),
-                n_accepted=sum(step.n_accepted for step in self._trace.steps),
-                n_faults=state.n_faults,
-            )
-            if acts is not None:
-                with torch.inference_mode():
-                    self._states(state, acts)
-
-    def generation(self) -> Generation:
-        """The finished generation."""
-        text = ""
-        if self._engine.model.has_tokenizer:
-            tokenizer = self._engine.model.tokenizer
-            text = str(
-                tokenizer.decode(
-                    self._emitted, skip_special_tokens=True, clean_up_tokenization_spaces=False
-                )
-            )
-            cut = self._stopper.cut(text)
-            text = text if cut is None else cut
-        return Generation(
-            engine=self._engine.about.name,
-            prompt=self._text,
-            prompt_ids=tuple(self._ids.tolist()),
-            token_ids=tuple(self._emitted),
-            text=text,
-            stop_reason=self._reason,
-            stats=self._stats,
-            trace=self._trace,
-            captured=self._captured,
-            rows=self._rows,
-        )
-
-    def _cut(self, step: Step) -> tuple[Step, bool]:
-        """The step up to the token that ends the generation, and whether one does."""
-        for number, token in enumerate(step.emitted):
-            self._emitted.append(token.id)
-            reason = self._stopper.check(self._emitted)
-            if reason is not None:
-                self._reason = reason
-                kept = replace(step, emitted=step.emitted[: number + 1])
-                return kept, True
-        return step, False
-
-    def _states(self, state: State, acts: Capture) -> None:
-        """Every row that passed the model, and what became of it.
-
-        The last token has not passed the model yet; it does now.
-        """
-        missing = self._emitted[len(state.target) - len(self._ids) :]
-        if missing:
-            state.target.extend(missing)
-        self._captured = {name: acts[name][0].clone() for name in acts}
-        self._rows = state.target.log
-
-
-def describe(
-    log_probs: Float[Tensor, "n d_vocab"], tokens: Sequence[int], *, kinds: Sequence[str]
-) -> tuple[Emitted, ...]:
-    """Tokens with the target's own view of them.
-
-    Args:
-        log_probs: The target's log-probabilities at their places, before any processor.
-        tokens: The tokens emitted.
-        kinds: How they came about, each one of `trace.KINDS`.
-    """
-    probs = log_probs.exp()
-    top = probs.topk(min(N_CANDIDATES, probs.shape[-1]))
-    own = log_probs[range(len(tokens)), list(tokens)]
-    rank = (log_probs > own[:, None]).sum(-1)
-    columns = zip(
-        tokens,
-        kinds,
-        own.exp().tolist(),
-        torch.special.entr(probs).sum(-1).tolist(),
-        rank.tolist(),
-        top.indices.tolist(),
-        top.values.tolist(),
-        strict=True,
-    )
-    return tuple(
-        Emitted(
-            id=token,
-            kind=kind,
-            prob=prob,
-            entropy=nats,
-            rank=place,
-            top_ids=tuple(top_ids),
-            top_probs=tuple(top_probs),
-        )
-        for token, kind, prob, nats, place, top_ids, top_probs in columns
-    )

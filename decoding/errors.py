@@ -8,7 +8,7 @@ class UnknownEngineError(FluoroscopeError, LookupError):
 
 
 class PromptError(OptionError):
-    """A prompt that cannot be decoded from: empty, or longer than the model's context."""
+    """Nothing can be decoded from this: no tokens, too many, foreign ones, or no prompt at all."""
 
 
 class RollBackError(FluoroscopeError, RuntimeError):

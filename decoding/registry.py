@@ -7,14 +7,12 @@ import difflib
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from jaxtyping import Int64
-from torch import Tensor
-
 from ..probes import Model
 from ..probes.errors import OptionError
 from .engine import About, Engine
 from .errors import UnknownEngineError
 from .generation import Generation
+from .prompts import Prompt
 from .stopping import Stopping
 
 E = TypeVar("E", bound=type[Engine])
@@ -74,11 +72,11 @@ def make_engine(model: Model, name: str = "plain", **options: Any) -> Engine:
 
 def generate(
     model: Model,
-    prompts: str | Sequence[str] | Int64[Tensor, " positions"],
+    prompts: Prompt | Sequence[Prompt],
     *,
     engine: str = "plain",
     max_new_tokens: int = 128,
-    stop: Sequence[str] = (),
+    stop: str | Sequence[str] = (),
     ignore_eos: bool = False,
     sites: Sequence[str] = (),
     chat: bool = False,
@@ -89,10 +87,10 @@ def generate(
 
     Args:
         model: An opened model.
-        prompts: Texts, or the token ids of one prompt.
+        prompts: Texts or rows of token ids.
         engine: Name of the engine; see `engines`.
         max_new_tokens: At most this many tokens each.
-        stop: Strings that end a text.
+        stop: A string, or several, that end a text.
         ignore_eos: Whether to go on past end-of-sequence tokens.
         sites: Sites whose states are kept.
         chat: Whether prompts are put in the model's chat template.
@@ -104,6 +102,7 @@ def generate(
         OptionError: An option is unknown or out of range.
         PromptError: A prompt is empty or too long.
     """
-    stopping = Stopping(max_new_tokens=max_new_tokens, stop=tuple(stop), ignore_eos=ignore_eos)
+    ends = (stop,) if isinstance(stop, str) else tuple(stop)
+    stopping = Stopping(max_new_tokens=max_new_tokens, stop=ends, ignore_eos=ignore_eos)
     chosen = make_engine(model, engine, **options)
     return chosen.generate(prompts, stopping=stopping, sites=sites, chat=chat, bos=bos)

@@ -23,13 +23,14 @@ from ..probes.errors import OptionError
 from .acceptance import RULES, AcceptanceRule, exact_rule
 from .beliefs import Beliefs
 from .cost import cost_curve, forget_curve
-from .drafter import Drafter, Observation
-from .engine import Engine, EngineOptions, State, describe
+from .drafter import Drafter, NoDrafter, Observation
+from .engine import Engine, EngineOptions
 from .errors import DraftError, RollBackError
+from .loop import State
 from .sampling import Sampler
 from .target import Target
 from .thrift import Thrift
-from .trace import Node, Step
+from .trace import Node, Step, describe
 from .tree import ROOT, DraftTree
 from .treecheck import branching_fault
 
@@ -66,8 +67,8 @@ class SpeculativeState(State):
 
     Args:
         target: Holds the prompt.
-        logits: Its logits after the prompt.
-        drafter: Has begun with the prompt.
+        logits: Its logits after the last tokens of the prompt.
+        drafter: Begins with the prompt here.
         rule: How drafts are accepted.
         sampler: How tokens are chosen.
         max_draft: At most this many drafted tokens per step.
@@ -77,7 +78,7 @@ class SpeculativeState(State):
     def __init__(
         self,
         target: Target,
-        logits: Float[Tensor, "1 d_vocab"],
+        logits: Float[Tensor, "kept d_vocab"],
         drafter: Drafter,
         *,
         rule: AcceptanceRule,
@@ -89,8 +90,11 @@ class SpeculativeState(State):
         self._drafter, self._rule, self._sampler = drafter, rule, sampler
         self._max_draft, self._thrift = max_draft, thrift
         self._text = list(target.ids)
-        self._first: Tensor | None = logits
+        self._first: Tensor | None = logits[-1:]
         self.n_faults = 0
+        self._guarded(lambda: drafter.begin(target.ids, logits))
+        if self.n_faults:
+            self._drafter = NoDrafter()
 
     def step(self, room: int) -> Step:
         """Emit at least one token."""
@@ -136,12 +140,22 @@ class SpeculativeState(State):
             nonlocal tree
             made = self._drafter.propose(self._text, budget)
             made.check(self.target.model.d_vocab)
-            if len(made) and (made.law != self._drafter.law or max(made.depths) > budget):
-                raise DraftError(f"The draft breaks its drafter's word: {made.law}, {made.depths}.")
+            self._keeps_its_word(made, budget)
             tree = made
 
         self._guarded(propose)
         return tree
+
+    def _keeps_its_word(self, made: DraftTree, budget: int) -> None:
+        drafter = self._drafter
+        if len(made) > budget:
+            raise DraftError(f"A draft may have {budget} tokens here, got {len(made)}.")
+        if len(made) and made.law != drafter.law:
+            raise DraftError(
+                f"Drafts must be {drafter.law}, as their drafter says, got {made.law}."
+            )
+        if not (drafter.branches or made.is_chain):
+            raise DraftError("The draft branches; its drafter says that its drafts do not.")
 
     def _learn(self, seen: Observation, whole: DraftTree) -> None:
         if self._thrift is not None:
@@ -160,11 +174,7 @@ class SpeculativeState(State):
 
 
 class Speculative(Engine):
-    """An engine that drafts. A subclass says with what.
-
-    Raises:
-        OptionError: The rule asked for is not exact for these drafts.
-    """
+    """An engine that drafts. A subclass says with what."""
 
     Options: ClassVar[type[Any]] = SpeculativeOptions
     _learned: Drafter | None = None
@@ -213,9 +223,11 @@ class Speculative(Engine):
 
         Raises:
             RollBackError: The model's state cannot be cut back.
+            OptionError: The rule asked for is not exact for these drafts.
         """
         options = self.options
         drafter = self.drafter
+        rule = self._rule(drafter)
         if not options.keep:
             drafter.forget()
             self._thrift = None
@@ -223,14 +235,12 @@ class Speculative(Engine):
             self._thrift = Thrift(cost_curve(self.model, self.layout).seconds)
         drafter.reseed(options.seed + DRAFT_SEED)
         target = Target(self.model, rolls_back=True, cache=options.cache)
-        prompt = prompt_ids.to(self.model.device)
-        logits = target.prefill(prompt, keep=max(1, drafter.prompt_rows))
-        drafter.begin(target.ids, logits)
+        logits = target.prefill(prompt_ids, keep=max(1, drafter.prompt_rows))
         return SpeculativeState(
             target,
-            logits[-1:],
+            logits,
             drafter,
-            rule=self._rule(drafter),
+            rule=rule,
             sampler=Sampler(options, self.model.device, processors),
             max_draft=options.max_draft,
             thrift=self._thrift if options.thrifty else None,

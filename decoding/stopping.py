@@ -18,7 +18,7 @@ class Stopping:
 
     max_new_tokens: int = 128
     """At most this many tokens."""
-    stop: tuple[str, ...] = ()
+    stop: Sequence[str] = ()
     """Strings that end the text; it is cut before the first of them. The tokens stay whole."""
     ignore_eos: bool = False
     """Whether to go on past the model's end-of-sequence tokens."""
@@ -26,6 +26,10 @@ class Stopping:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise OptionError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
+        if isinstance(self.stop, str):
+            raise OptionError(
+                f"stop must be a tuple of strings, got {self.stop!r}; one is ({self.stop!r},)."
+            )
         if any(not text for text in self.stop):
             raise OptionError("A stop string must not be empty.")
 
@@ -42,12 +46,14 @@ class Stopper:
     def __init__(self, model: Model, rules: Stopping, n_prompt: int) -> None:
         self._model, self._rules, self._n_prompt = model, rules, n_prompt
         self._eos = frozenset() if rules.ignore_eos else eos_ids(model)
+        # A token of a byte-level tokenizer may be as short as a byte.
+        self._n_watched = 64 + max((len(text.encode()) for text in rules.stop), default=0)
 
     def check(self, emitted: Sequence[int]) -> StopReason | None:
         """Why the generation ends with the last of `emitted`; None if it goes on."""
         if emitted[-1] in self._eos:
             return "eos"
-        if self._rules.stop and self.cut(self._text(emitted[-64:])) is not None:
+        if self._rules.stop and self.cut(self._text(emitted[-self._n_watched :])) is not None:
             return "stop_string"
         if len(emitted) >= self._rules.max_new_tokens:
             return "max_new_tokens"

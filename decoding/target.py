@@ -21,6 +21,7 @@ from ..probes import Model
 from .errors import DraftError, PromptError, RollBackError
 from .growing_cache import GrowingLayer, growing_cache
 from .lineage import Lineage, attention_mask
+from .prompts import require_decodable
 from .rowlog import RowLog
 from .static_cache import FixedCache
 
@@ -101,14 +102,9 @@ class Target:
         """Read the prompt; logits after each of its last `keep` tokens.
 
         Raises:
-            PromptError: The prompt is empty or does not fit the context.
+            PromptError: The prompt is empty, does not fit the context or the vocabulary.
         """
-        limit = self.max_length
-        if not len(ids) or (limit is not None and len(ids) >= limit):
-            raise PromptError(
-                f"A prompt must have from 1 to {limit} tokens, got {len(ids)}. An empty prompt can "
-                "begin with the beginning-of-sequence token (bos=True)."
-            )
+        require_decodable(self.model, ids)
         is_fixed = isinstance(self._cache, FixedCache)
         mask = self._mask(Lineage.chain(len(ids)), 0) if is_fixed else None
         logits = self._forward(ids.tolist(), depths=None, mask=mask, keep=min(keep, len(ids)))

@@ -13,6 +13,9 @@ from typing import Any
 
 import h5py
 import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ..probes.storable import text_array
 
@@ -87,6 +90,44 @@ class Step:
     def n_accepted(self) -> int:
         """Drafted tokens that were accepted."""
         return sum(node.accepted for node in self.nodes)
+
+
+def describe(
+    log_probs: Float[Tensor, "n d_vocab"], tokens: Sequence[int], *, kinds: Sequence[str]
+) -> tuple[Emitted, ...]:
+    """Tokens with the target's own view of them.
+
+    Args:
+        log_probs: The target's log-probabilities at their places, before any processor.
+        tokens: The tokens emitted.
+        kinds: How they came about, each one of `KINDS`.
+    """
+    probs = log_probs.exp()
+    top = probs.topk(min(N_CANDIDATES, probs.shape[-1]))
+    own = log_probs[range(len(tokens)), list(tokens)]
+    rank = (log_probs > own[:, None]).sum(-1)
+    columns = zip(
+        tokens,
+        kinds,
+        own.exp().tolist(),
+        torch.special.entr(probs).sum(-1).tolist(),
+        rank.tolist(),
+        top.indices.tolist(),
+        top.values.tolist(),
+        strict=True,
+    )
+    return tuple(
+        Emitted(
+            id=token,
+            kind=kind,
+            prob=prob,
+            entropy=nats,
+            rank=place,
+            top_ids=tuple(top_ids),
+            top_probs=tuple(top_probs),
+        )
+        for token, kind, prob, nats, place, top_ids, top_probs in columns
+    )
 
 
 @dataclass

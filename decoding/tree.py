@@ -19,6 +19,8 @@ from torch import Tensor
 from .errors import DraftError
 
 ROOT = -1
+MASS_OFF = 1e-3
+"""How far the sum of a proposal may be from one."""
 
 Law = Literal["point", "iid", "without_replacement"]
 """How siblings came about: chosen deterministically; drawn independently from one distribution; drawn
@@ -168,17 +170,37 @@ class DraftTree:
         """Check a tree before it is fed.
 
         Raises:
-            DraftError: A token is outside the vocabulary, chosen siblings are equal, or drawn tokens
-                come without the distribution they were drawn from.
+            DraftError: A token is no integer or outside the vocabulary, a confidence is no probability,
+                siblings are equal that cannot be, or drawn tokens come without the distribution they
+                were drawn from.
         """
-        if any(not 0 <= token < d_vocab for token in self.tokens):
-            raise DraftError(f"Drafted token ids must be from 0 to {d_vocab - 1}.")
-        if self.law != "point":
-            missing = self.children.keys() - self.proposals.keys()
-            if missing:
-                raise DraftError(f"Nodes {sorted(missing)} have drawn children but no proposal.")
-        elif len(set(zip(self.parents, self.tokens, strict=True))) < len(self):
-            raise DraftError("Chosen siblings must differ; TreeBuilder merges equal ones.")
+        if not all(isinstance(token, int) and 0 <= token < d_vocab for token in self.tokens):
+            raise DraftError(f"Drafted token ids must be integers from 0 to {d_vocab - 1}.")
+        if not all(0 <= chance <= 1 for chance in self.confidence):
+            raise DraftError(f"Confidences must be from 0 to 1, got {self.confidence}.")
+        if self.law != "iid" and len(set(zip(self.parents, self.tokens, strict=True))) < len(self):
+            how = "Chosen siblings" if self.law == "point" else "Siblings without replacement"
+            raise DraftError(f"{how} must differ; TreeBuilder merges equal chosen ones.")
+        if self.law != "point" and self.tokens:
+            self._check_proposals(d_vocab)
+
+    def _check_proposals(self, d_vocab: int) -> None:
+        missing = self.children.keys() - self.proposals.keys()
+        if missing:
+            raise DraftError(f"Nodes {sorted(missing)} have drawn children but no proposal.")
+        masses = []
+        for node in self.children:
+            row = self.proposals[node]
+            if isinstance(row, SparseProbs):
+                if not all(0 <= token < d_vocab for token in row.ids):
+                    raise DraftError(f"Proposed token ids must be from 0 to {d_vocab - 1}.")
+                row = torch.tensor(row.probs, dtype=torch.float64)
+            elif row.shape != (d_vocab,):
+                raise DraftError(f"A proposal must have {d_vocab} entries, got {tuple(row.shape)}.")
+            masses.append(torch.stack([row.sum(), row.min()]).double())
+        totals, least = torch.stack(masses).T.tolist()
+        if not all(abs(total - 1) < MASS_OFF for total in totals) or min(least) < 0:
+            raise DraftError(f"Proposals must be distributions; their sums are {totals}.")
 
 
 class TreeBuilder:

@@ -15,9 +15,9 @@ follow the paper).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import count, groupby
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -81,6 +81,19 @@ class Guess(NamedTuple):
 
 
 NOTHING = Guess(DraftTree(), 0.0, 0)
+
+
+class Continuation(NamedTuple):
+    """A token that followed, on the way down."""
+
+    reach: float
+    """Chance, by counts, that the draft is accepted so far."""
+    token: int
+    confidence: float
+    ends: np.ndarray
+    """Positions right after it."""
+    agreed: int
+    """Tokens that agree up to it, the match included."""
 
 
 class SuffixDrafter(Drafter):
@@ -177,38 +190,48 @@ class SuffixDrafter(Drafter):
     def _speculate(
         self, index: SuffixIndex, text: Sequence[int], budget: int, source: str
     ) -> Guess:
-        """Try suffixes of every length; of those with the same occurrences the longest is best."""
+        """Try all lengths of suffixes; of those with the same occurrences, the one that allows most."""
         options, best = self._options, NOTHING
         context = text[-options.max_depth :]
-        grown = [*index.matches(context, min(len(context) - 1, options.max_depth - 1))]
-        for (m, ends), longer in zip_longest(grown, grown[1:]):
-            if longer is not None and len(longer[1]) == len(ends):
-                continue
-            allowed = int(options.alpha * m + options.offset + 1e-6)
-            cap = min(budget, allowed, options.max_depth - m)
+        longest = min(len(context) - 1, options.max_depth - 1)
+        for _, alike in groupby(index.matches(context, longest), key=lambda match: len(match[1])):
+            # A shorter match leaves more of `max_depth` to the draft, a longer one more by `alpha`.
+            cap, m, ends = max(
+                ((self._cap(m, budget), m, ends) for m, ends in alike), key=lambda one: one[:2]
+            )
             guess = self._expand(index, ends, cap, m, source)
             best = guess if guess.score >= best.score else best
         return best
 
+    def _cap(self, m: int, budget: int) -> int:
+        """Most tokens drafted after a match of `m` tokens."""
+        options = self._options
+        return min(budget, int(options.alpha * m + options.offset + 1e-6), options.max_depth - m)
+
     def _expand(self, index: SuffixIndex, ends: np.ndarray, cap: int, m: int, source: str) -> Guess:
         """Grow a chain of the most frequent continuations, or a tree of the likeliest nodes."""
-        builder, score, count = TreeBuilder(), 0.0, 0
-        heap = [(-1.0, 0, ROOT, ends, 0)]
+        builder, score, order = TreeBuilder(), 0.0, count()
+        first = self._continuations(index, Continuation(1.0, SEPARATOR, 1.0, ends, m))
+        heap = [(-one.reach, next(order), ROOT, one) for one in first]
         while heap and len(builder) < cap:
-            reach, _, node, occurrences, depth = heapq.heappop(heap)
-            following = index.continuations(occurrences)
-            n_continued = sum(len(narrowed) for _, narrowed in following)
-            for token, narrowed in following if self._options.tree else following[:1]:
-                share = len(narrowed) / len(occurrences)
-                if len(builder) == cap or -reach * share < self._options.min_prob:
-                    break
-                trust = (m + depth) / (m + depth + 1)
-                confidence = trust * len(narrowed) / n_continued
-                child = builder.add(node, token, confidence, source)
-                score += -reach * share
-                count += 1
-                heapq.heappush(heap, (reach * share, count, child, narrowed, depth + 1))
+            _, _, parent, found = heapq.heappop(heap)
+            node = builder.add(parent, found.token, found.confidence, source)
+            score += found.reach
+            for one in self._continuations(index, found):
+                heapq.heappush(heap, (-one.reach, next(order), node, one))
         return Guess(builder.build(), score, m)
+
+    def _continuations(self, index: SuffixIndex, after: Continuation) -> Iterator[Continuation]:
+        """What may follow, most frequent first, as long as it is likely enough to be reached."""
+        following = index.continuations(after.ends)
+        n_continued = sum(len(narrowed) for _, narrowed in following)
+        trust = after.agreed / (after.agreed + 1)
+        for token, narrowed in following if self._options.tree else following[:1]:
+            reach = after.reach * len(narrowed) / len(after.ends)
+            if reach < self._options.min_prob:
+                return
+            confidence = trust * len(narrowed) / n_continued
+            yield Continuation(reach, token, confidence, narrowed, after.agreed + 1)
 
 
 @register

@@ -15,11 +15,11 @@ from torch import Tensor
 from ..acceptance import AcceptanceRule
 from ..ahead import EMPTY, Ahead, Window
 from ..beliefs import Beliefs
-from ..engine import State, describe
 from ..errors import DraftError
+from ..loop import State
 from ..sampling import Sampler
 from ..target import Target
-from ..trace import Node, Step
+from ..trace import Node, Step, describe
 from ..tree import ROOT, DraftTree, Law
 
 logger = logging.getLogger(__name__)

@@ -94,6 +94,29 @@ def test_suffix_drafts_follow_counts_and_bounds() -> None:
     assert guess.score == pytest.approx(2 / 3 + 1 / 3 + 1 / 3)
 
 
+def test_a_long_match_leaves_room_for_a_long_draft() -> None:
+    """Match and draft share `max_depth`; of matches with the same occurrences the one that allows the
+    longest draft is taken, not the longest match, which would allow a single token."""
+    said = list(range(100, 200))
+    text = [*said, 7, *said[:80]]
+    for alpha, expected in ((1.0, 32), (2.0, 42), (0.25, 12)):
+        drafter = SuffixDrafter(SuffixOptions(alpha=alpha, max_depth=64), NoDrafter())
+        drafter.begin(text)
+        guess = drafter.speculate(text, 80)
+        assert list(guess.tree.tokens) == [*said[80:], 7, *said][:expected]
+
+
+def test_suffix_trees_take_the_likeliest_nodes_first() -> None:
+    """After 1 come 2 (three times, then 3, 1), 4 twice, 5 once, and the end: 2, 3, 1 before 4."""
+    text = [1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 4, 6, 1, 4, 7, 1, 5, 9, 1]
+    drafter = SuffixDrafter(SuffixOptions(tree=True, offset=3.0, alpha=0.0), NoDrafter())
+    drafter.begin(text)
+    guess = drafter.speculate(text, 3)
+    assert guess.tree.tokens == (2, 3, 1)
+    assert guess.tree.parents == (ROOT, 0, 1)
+    assert guess.score == pytest.approx(3 * 3 / 7)
+
+
 def test_suffix_requests_meet_only_in_the_common_index() -> None:
     for requests, expected in ((10, (7, 8)), (0, ())):
         drafter = SuffixDrafter(SuffixOptions(max_requests=requests), NoDrafter())

@@ -1,6 +1,7 @@
 """Engines: the contract on all of them, families of models, and what the front end promises."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -17,7 +18,8 @@ from fluoroscope.decoding import (
     save_generations,
 )
 from fluoroscope.decoding.plain import Plain
-from fluoroscope.probes import Provenance, create_run, open_run, wrap_model
+from fluoroscope.decoding.prompts import require_kind
+from fluoroscope.probes import Model, Provenance, create_run, open_run, wrap_model
 from fluoroscope.probes.errors import OptionError
 from tests.conftest import ids
 from tests.decoding.contract import CHECKS, Case, free, own_greedy, sampling_has_the_models_law
@@ -82,12 +84,65 @@ def test_bad_requests_are_named(tiny_llama) -> None:
     for options in ({"temperature": -1.0}, {"top_k": 0}, {"top_p": 1.5}, {"max_new_tokens": 0}):
         with pytest.raises(OptionError, match=f"{next(iter(options))} must be"):
             generate(tiny_llama, "a", **options)
-    with pytest.raises(PromptError, match="from 1 to 128 tokens, got 0"):
-        generate(tiny_llama, torch.zeros(0, dtype=torch.int64))
-    with pytest.raises(PromptError, match="at least one prompt"):
-        generate(tiny_llama, [])
     with pytest.raises(OptionError, match="registered already"):
         register(Plain)
+
+
+def test_what_is_no_prompt_is_named_before_anything_is_decoded(tiny_llama) -> None:
+    """Also in a list: the second of two is found wrong before the first one is decoded."""
+    row = ids(1)[0]
+    for prompt, said in (
+        (row[:0], "from 1 to 127 tokens, got 0. An empty prompt can begin"),
+        (ids(1, 128)[0], "from 1 to 127 tokens, got 128. tiny llama holds 128"),
+        (row + 300, "must be from 0 to 259, got"),
+        (row - 300, "must be from 0 to 259, got"),
+    ):
+        with pytest.raises(PromptError, match=said):
+            generate(tiny_llama, prompt)
+        with pytest.raises(PromptError, match=said), no_passes(tiny_llama):
+            generate(tiny_llama, [row, prompt])
+    for prompt, said in (
+        (ids(2), r"one row of integers, got torch.int64 of shape \(2, 7\)"),
+        (row.float(), "one row of integers, got torch.float32"),
+        (3, "a text or a tensor of token ids, got int"),
+    ):
+        with pytest.raises(PromptError, match=said):
+            require_kind(prompt)
+    with pytest.raises(PromptError, match="one row of integers"):
+        generate(tiny_llama, ids(2))
+    with pytest.raises(PromptError, match="at least one prompt"):
+        generate(tiny_llama, [])
+    with pytest.raises(OptionError, match="tiny llama has no chat template"):
+        generate(tiny_llama, "a", chat=True)
+    endless = wrap_model(tiny_module("mamba2"))
+    with pytest.raises(PromptError, match="must have at least 1 token, got 0"):
+        generate(endless, row[:0])
+
+
+@contextmanager
+def no_passes(model: Model) -> Iterator[None]:
+    """Fails if the model runs."""
+
+    def never(*_: object) -> None:
+        raise AssertionError("the model ran")
+
+    handle = model.module.register_forward_pre_hook(never)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def test_rows_of_ids_and_single_names_are_taken_as_they_are(tiny_llama) -> None:
+    rows = [*ids(2)]
+    made = generate(tiny_llama, rows, max_new_tokens=9, ignore_eos=True, sites="embed")  # type: ignore[arg-type]
+    one = generate(tiny_llama, rows[1], max_new_tokens=9, ignore_eos=True)[0]
+    assert made[1].token_ids == one.token_ids
+    assert made[1].states("embed").shape == (16, 32)
+    end = tiny_llama.decode(one.token_ids[4:6])
+    if end.isprintable():
+        cut = generate(tiny_llama, rows[1], max_new_tokens=9, ignore_eos=True, stop=end)[0]
+        assert cut.stop_reason == "stop_string"
 
 
 def test_a_target_rolls_back_exactly_or_says_why_not(tiny_llama) -> None:

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from fluoroscope.decoding import About, Engine, SamplingOptions, State, Step, Stopping, Target
-from fluoroscope.decoding.engine import Emitted
-from fluoroscope.decoding.trace import Node
+from fluoroscope.decoding.trace import Emitted, Node
 
 PER_STEP = 3
 

@@ -8,8 +8,16 @@ import pytest
 import torch
 
 from fluoroscope.decoding import Stopping, make_engine, save_generations
-from fluoroscope.decoding.engine import describe
-from fluoroscope.decoding.trace import KINDS, N_CANDIDATES, Emitted, Node, Step, Trace, save_traces
+from fluoroscope.decoding.trace import (
+    KINDS,
+    N_CANDIDATES,
+    Emitted,
+    Node,
+    Step,
+    Trace,
+    describe,
+    save_traces,
+)
 from fluoroscope.probes import Provenance, create_run, open_run
 from fluoroscope.probes.errors import OptionError
 

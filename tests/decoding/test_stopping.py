@@ -16,6 +16,17 @@ def test_the_first_stop_string_in_the_text_cuts_not_the_first_in_the_list(tiny_l
     assert stopper.check(tiny_llama.encode("xxEND").tolist()) == "stop_string"
 
 
+def test_stop_strings_longer_than_any_window_are_found(tiny_llama) -> None:
+    """A hundred tokens, one for each byte."""
+    long = "x" * 49 + "é" + "y" * 49
+    stopper = Stopper(tiny_llama, Stopping(max_new_tokens=500, stop=(long,)), 1)
+    told = tiny_llama.encode("before it " + long, bos=False).tolist()
+    assert stopper.check(told) == "stop_string"
+    assert stopper.check(told[:-1]) is None
+    with pytest.raises(OptionError, match=r"tuple of strings, got 'END'; one is \('END',\)"):
+        Stopping(stop="END")
+
+
 def test_length_and_context_end_a_text_on_the_very_token(tiny_llama) -> None:
     stopper = Stopper(tiny_llama, Stopping(max_new_tokens=3), 1)
     assert [stopper.check([1] * n) for n in (1, 2, 3)] == [None, None, "max_new_tokens"]

@@ -1,15 +1,28 @@
 """The target against forward passes without a cache: random trees, commits, windows, refusals."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from fluoroscope.decoding import Drafter, DraftTree, Stopping, Target, generate, static_cache
-from fluoroscope.decoding.errors import RollBackError
+from fluoroscope.decoding import (
+    Drafter,
+    DraftError,
+    DraftTree,
+    RollBackError,
+    SparseProbs,
+    Stopping,
+    Target,
+    generate,
+    static_cache,
+)
 from fluoroscope.decoding.registry import make_engine
 from fluoroscope.decoding.speculative import Speculative
 from fluoroscope.decoding.target import CACHES, CacheKind
+from fluoroscope.decoding.tree import Law
 from fluoroscope.decoding.treecheck import branching_fault
 from fluoroscope.probes import capture, wrap_model
 from fluoroscope.probes.errors import OptionError
@@ -126,39 +139,57 @@ def test_a_model_that_misreads_trees_is_refused(tiny_llama, monkeypatch) -> None
     assert branching_fault(tiny_llama) is None
 
 
+def fails(error: Exception) -> DraftTree:
+    raise error
+
+
+DRAFTS: dict[str, Callable[[int], DraftTree]] = {
+    "raises": lambda budget: fails(ZeroDivisionError("no idea")),
+    "constant": lambda budget: DraftTree.chain([7] * budget),
+    "outside": lambda budget: DraftTree.chain([10**6]),
+    "twins": lambda budget: DraftTree((5, 5), (-1, -1), (1.0, 1.0)),
+    "too long": lambda budget: DraftTree.chain([1] * (budget + 40)),
+    "too wide": lambda budget: DraftTree(
+        tuple(range(budget + 1)), (-1,) * (budget + 1), (0.5,) * (budget + 1)
+    ),
+    "branches": lambda budget: DraftTree((5, 6), (-1, -1), (1.0, 1.0)),
+    "fractions": lambda budget: DraftTree.chain([1.5, 2.0]),  # type: ignore[list-item]
+    "unsure": lambda budget: DraftTree.chain([3, 4], [float("nan"), 0.5]),
+    "oversure": lambda budget: DraftTree((3, 4), (-1, 0), (0.2, 40.0)),
+    "drawn": lambda budget: DraftTree(
+        (3,), (-1,), (0.5,), law="iid", proposals={-1: torch.ones(260) / 260}
+    ),
+    "fails late": lambda budget: DraftTree.chain([3]),
+}
+
+
 class Nonsense(Drafter):
     """Drafts whatever it is told to, or fails."""
 
     def __init__(self, kind: str) -> None:
         self._kind, self._calls = kind, 0
+        self.branches = kind != "branches"  # type: ignore[misc]
+
+    def begin(self, prompt, logits=None) -> None:
+        if self._kind == "fails to begin":
+            raise RuntimeError("not today")
 
     def propose(self, text, budget: int) -> DraftTree:
         self._calls += 1
-        match self._kind:
-            case "raises":
-                raise ZeroDivisionError("no idea")
-            case "constant":
-                return DraftTree.chain([7] * budget)
-            case "outside":
-                return DraftTree.chain([10**6])
-            case "twins":
-                return DraftTree((5, 5), (-1, -1), (1.0, 1.0))
-            case "too long":
-                return DraftTree.chain([1] * (budget + 40))
-            case "fails late":
-                if self._calls > 2:
-                    raise RuntimeError("lost")
-                return DraftTree.chain([3])
-        return DraftTree()
+        if self._kind == "fails late" and self._calls > 2:
+            raise RuntimeError("lost")
+        return DRAFTS.get(self._kind, lambda budget: DraftTree())(budget)
 
     def observe(self, seen) -> None:
         if self._kind == "fails late":
             raise RuntimeError("did not understand")
 
 
-@pytest.mark.parametrize(
-    "kind", ["raises", "constant", "outside", "twins", "too long", "fails late", "empty"]
-)
+HARMLESS = ["constant", "empty"]
+NONSENSE = [*(kind for kind in DRAFTS if kind != "constant"), "fails to begin"]
+
+
+@pytest.mark.parametrize("kind", [*HARMLESS, *NONSENSE])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_nonsense_costs_speed_never_text(tiny_llama, kind: str, temperature: float) -> None:
     plain = generate(
@@ -171,9 +202,34 @@ def test_nonsense_costs_speed_never_text(tiny_llama, kind: str, temperature: flo
         rules = Stopping(max_new_tokens=14, ignore_eos=True)
         made = engine.generate(ids(1)[0], stopping=rules)[0]
         assert made.token_ids == plain.token_ids
-        assert bool(made.stats.n_faults) == (
-            kind in {"raises", "outside", "twins", "too long", "fails late"}
-        )
+        assert bool(made.stats.n_faults) == (kind in NONSENSE)
+
+
+@pytest.mark.parametrize("law", ["iid", "without_replacement"])
+def test_drawn_drafts_that_cannot_have_been_drawn_are_refused(law: Law) -> None:
+    fair = torch.tensor([0.5, 0.5, 0.0])
+
+    def tree(row: Tensor | SparseProbs, tokens: tuple[int, ...] = (0,)) -> DraftTree:
+        n = len(tokens)
+        return DraftTree(tokens, (-1,) * n, (0.5,) * n, law=law, proposals={-1: row})
+
+    tree(fair).check(3)
+    tree(SparseProbs((0, 2), (0.25, 0.75))).check(3)
+    DraftTree(law=law).check(3)
+    for row, said in (
+        (fair[:2], "must have 3 entries"),
+        (fair * 2, r"sums are \[2.0\]"),
+        (torch.tensor([1.5, -0.5, 0.0]), "must be distributions"),
+        (torch.tensor([float("nan"), 0.5, 0.5]), "must be distributions"),
+        (SparseProbs((0, 5), (0.5, 0.5)), "Proposed token ids must be from 0 to 2"),
+    ):
+        with pytest.raises(DraftError, match=said):
+            tree(row).check(3)
+    if law == "iid":
+        tree(fair, (1, 1)).check(3)
+    else:
+        with pytest.raises(DraftError, match="without replacement must differ"):
+            tree(fair, (1, 1)).check(3)
 
 
 def test_every_row_is_labelled_and_only_the_texts_are_states(tiny_llama) -> None:
