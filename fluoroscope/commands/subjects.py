@@ -34,6 +34,12 @@ Who = Annotated[
     ),
 ]
 Teacher = Annotated[str | None, typer.Option(help="Model whose states are the meaning.")]
+Anchors = Annotated[
+    int,
+    typer.Option(
+        min=0, help="Further items that all subjects read, for relative representations; 0: none."
+    ),
+]
 Pool = Annotated[
     Literal["mean", "last"], typer.Option(help="Which of an item's tokens give the signal.")
 ]
@@ -84,6 +90,7 @@ def models(
     text: options.Text = None,
     train: Train = 1600,
     test: Test = 240,
+    anchors: Anchors = 128,
     pool: Pool = "mean",
     aggregate: Aggregate = "linear",
     steps: Steps = 600,
@@ -102,6 +109,8 @@ def models(
 
     Example: fluoroscope subjects models --subject :layers.9.resid_post --subject gpt2:layers.6.mlp.out
     """
+    import numpy as np
+
     from ..probes import open_corpus, open_model
     from ..probes.subjects import BridgeOptions, BridgeTraining
     from ..probes.subjects.models import (
@@ -116,7 +125,8 @@ def models(
     documents = [document.text for document in open_corpus(text)]
     items = items_of(documents)
     learnt, held = split_items(items, test)
-    learnt, held = learnt[-train * len(subject) :], held[:test]
+    # The bag of words takes its share of the items too.
+    learnt, held = learnt[-train * (len(subject) + 1) - anchors :], held[:test]
     read = [*learnt, *held]
     parsed = [_parsed(one) for one in subject]
     wanted: dict[str, list[str]] = {teacher or "": ["final_norm"]}
@@ -135,7 +145,13 @@ def models(
     sources |= {f"{names[name]} {site}": states[name][site] for name, site in parsed}
     return _compare(
         terminal,
-        model_subjects(sources, meaning, len(learnt)),
+        model_subjects(
+            sources,
+            meaning,
+            len(learnt),
+            n_anchors=anchors,
+            test_documents=np.array([item.document for item in held]),
+        ),
         BridgeOptions(aggregate=aggregate, seed=seed),
         BridgeTraining(n_steps=steps, seed=seed),
         what="states of language models, and a bag of words",

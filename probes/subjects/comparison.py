@@ -14,7 +14,15 @@ from torch import Tensor
 
 from ..errors import OptionError
 from ..results import Result, described
-from .baselines import canonical, procrustes, ridge, shared_linear
+from .baselines import (
+    canonical,
+    generalised,
+    paired_common_space,
+    procrustes,
+    relative_ridge,
+    ridge,
+    shared_linear,
+)
 from .bridge import Bridge, BridgeOptions
 from .data import FEWEST, Subject
 from .metrics import METRICS, explained, score
@@ -36,14 +44,14 @@ class SubjectsComparison(Result):
     metrics: np.ndarray = described("names of the metrics", axes=("metrics",))
     methods: np.ndarray = described("ways of reading", axes=("methods",))
     read: np.ndarray = described(
-        "score of each way; mean, lower and upper 95 % bound over items",
+        "score of each way; mean, lower and upper 95 % bound over documents of the items",
         axes=("methods", "subjects", "metrics", "bounds"),
     )
     newcomer: str = described("who joins with few items")
     n_few: np.ndarray = described("items the newcomer has", axes=("few",), unit="items")
     joining: np.ndarray = described("ways of joining", axes=("joining",))
     joined: np.ndarray = described(
-        "score of the newcomer; mean and bounds over items",
+        "score of the newcomer; mean and bounds over documents of the items",
         axes=("joining", "few", "metrics", "bounds"),
     )
     building: np.ndarray = described("ways of building signals", axes=("building",))
@@ -57,12 +65,14 @@ class SubjectsComparison(Result):
     options: dict[str, Any] = described("architecture and training")
 
 
-WAYS = ("bridge", "alone", "ridge", "shared linear", "CCA", "shuffled")
-"""Ways of reading: the bridge; the same network for one subject; three linear maps; a control."""
-JOINING = ("reset-tuned", "from scratch", "ridge")
-BUILDING = ("bridge", "bridge without cycle", "paired ridge", "paired Procrustes")
-"""Ways of building one subject's signals from another's. The last two learn from the first half of the
-test items, which both subjects answered; a bridge has seen no stimulus that two subjects share."""
+WAYS = ("bridge", "alone", "ridge", "shared linear", "CCA", "GCCA", "relative", "shuffled")
+"""Ways of reading: the bridge; the same network for one subject; linear maps, of which "GCCA" and
+"relative" have one decoder behind a common space; a control."""
+JOINING = ("reset-tuned", "from scratch", "ridge", "relative, zero-shot")
+"""Ways of joining. The last uses none of the newcomer's meanings, however many items it has."""
+BUILDING = ("bridge", "bridge without cycle", "paired ridge", "paired Procrustes", "paired GCCA")
+"""Ways of building one subject's signals from another's. Paired ones learn from the first half of the
+test items, which all subjects answered; a bridge has seen no stimulus that two subjects share."""
 
 
 def compare_subjects(
@@ -113,12 +123,12 @@ def compare_subjects(
         n_train=np.array([len(subject.train) for subject in subjects]),
         n_test=len(newcomer.test),
         metrics=np.array(METRICS),
-        methods=np.array(WAYS),
-        read=read,
+        methods=np.array(list(read)),
+        read=np.stack(list(read.values())),
         newcomer=newcomer.name,
         n_few=np.array(few),
-        joining=np.array(JOINING),
-        joined=joined,
+        joining=np.array(list(joined)),
+        joined=np.stack(list(joined.values())),
         building=np.array(BUILDING),
         synthesis=_synthesis(bridge, uncycled, subjects),
         subject_told=told,
@@ -127,30 +137,39 @@ def compare_subjects(
     )
 
 
+Scores = dict[str, np.ndarray]
+"""Scores by way; axes as in the result."""
+
+
 def _read(
     subjects: Sequence[Subject],
     bridge: Bridge,
     architecture: BridgeOptions,
     recipe: BridgeTraining,
     counter: _Counter,
-) -> np.ndarray:
+) -> Scores:
     width = max(subject.width for subject in subjects)
-    together = shared_linear(subjects, width)
-    scores = np.zeros((len(WAYS), len(subjects), len(METRICS), 3))
-    for j, subject in enumerate(subjects):
+    together = {"shared linear": shared_linear(subjects, width), "GCCA": generalised(subjects)}
+    if _have_anchors(subjects):
+        together["relative"] = relative_ridge(subjects, subjects)
+    scores = {way: [] for way in WAYS}
+    for subject in subjects:
         alone = train_bridge([subject], architecture, recipe, progress=counter.next(subject.name))
         by_bridge = _meaning(bridge, subject)
         predicted = {
             "bridge": by_bridge,
             "alone": _meaning(alone, subject),
             "ridge": ridge(subject.train, subject.train_targets, subject.test),
-            "shared linear": together[subject.name],
             "CCA": canonical(subject.train, subject.train_targets, subject.test),
             "shuffled": by_bridge.roll(1, 0),
-        }
-        for i, way in enumerate(WAYS):
-            scores[i, j] = score(predicted[way], subject.test_targets)
-    return scores
+        } | {way: found[subject.name] for way, found in together.items()}
+        for way, found in predicted.items():
+            scores[way].append(score(found, subject.test_targets, subject.test_documents))
+    return {way: np.stack(found) for way, found in scores.items() if found}
+
+
+def _have_anchors(subjects: Sequence[Subject]) -> bool:
+    return all(subject.anchors is not None for subject in subjects)
 
 
 def _join(
@@ -159,11 +178,14 @@ def _join(
     architecture: BridgeOptions,
     recipe: BridgeTraining,
     counter: _Counter,
-) -> np.ndarray:
+) -> Scores:
     *others, newcomer = subjects
     base = train_bridge(others, architecture, recipe, progress=counter.next("bridge of the others"))
-    scores = np.zeros((len(JOINING), len(few), len(METRICS), 3))
-    for j, n in enumerate(few):
+    scores = {way: [] for way in JOINING}
+    unseen = {}
+    if _have_anchors(subjects):
+        unseen = {"relative, zero-shot": relative_ridge(others, [newcomer])[newcomer.name]}
+    for n in few:
         small = newcomer.few(n, seed=recipe.seed)
         joining = Bridge(others, architecture)
         joining.load_state_dict(base.state_dict())
@@ -175,10 +197,10 @@ def _join(
             "reset-tuned": _meaning(joining, newcomer),
             "from scratch": _meaning(scratch, newcomer),
             "ridge": ridge(small.train, small.train_targets, newcomer.test),
-        }
-        for i, way in enumerate(JOINING):
-            scores[i, j] = score(predicted[way], newcomer.test_targets)
-    return scores
+        } | unseen
+        for way, found in predicted.items():
+            scores[way].append(score(found, newcomer.test_targets, newcomer.test_documents))
+    return {way: np.stack(found) for way, found in scores.items() if found}
 
 
 @torch.no_grad()
@@ -191,15 +213,20 @@ def _synthesis(bridge: Bridge, uncycled: Bridge, subjects: Sequence[Subject]) ->
     """R^2 of the second half of every subject's test signals, built from every subject's."""
     found = np.zeros((len(BUILDING), len(subjects), len(subjects)))
     half = len(subjects[0].test) // 2
-    for i, source in enumerate(subjects):
-        given = source.test
-        for j, target in enumerate(subjects):
-            wanted = bridge.port(target.name).pool(target.test)
+    first, second = (
+        [one.test[part] for one in subjects] for part in (slice(half), slice(half, None))
+    )
+    for j, target in enumerate(subjects):
+        wanted = bridge.port(target.name).pool(target.test)
+        in_common = paired_common_space(first, second, wanted[:half])
+        for i, source in enumerate(subjects):
+            given = source.test
             built = (
                 bridge.synthesise(source.name, target.name, given[half:]),
                 uncycled.synthesise(source.name, target.name, given[half:]),
                 ridge(given[:half], wanted[:half], given[half:]),
                 procrustes(given[:half], wanted[:half], given[half:]),
+                in_common[i],
             )
             found[:, i, j] = [explained(each, wanted[half:]) for each in built]
     return found

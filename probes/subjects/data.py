@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ..errors import OptionError
@@ -28,9 +29,15 @@ class Subject:
     """Held-out signals. Row i of every subject answers the same stimulus."""
     test_targets: Float[Tensor, "test_items d_semantic"]
     """What those mean; the same for every subject."""
+    anchors: Float[Tensor, "anchors width"] | None = None
+    """Signals of further items, the same for every subject, whose meanings nobody uses: what relative
+    representations compare with. None where there are none."""
+    test_documents: Int64[np.ndarray, " test_items"] | None = None
+    """Document that each test item is from, for intervals; None where every item stands alone."""
 
     def __post_init__(self) -> None:
-        widths = {self.train.shape[1], self.test.shape[1]}
+        parts = [self.train, self.test, *([] if self.anchors is None else [self.anchors])]
+        widths = {part.shape[1] for part in parts}
         if len(widths) != 1:
             raise OptionError(f"{self.name} must have signals of one width, got {sorted(widths)}.")
         if len(self.train) != len(self.train_targets) or len(self.test) != len(self.test_targets):
@@ -39,7 +46,9 @@ class Subject:
             raise OptionError(
                 f"{self.name} must have at least {FEWEST} training items, got {len(self.train)}."
             )
-        for part in (self.train, self.test, self.train_targets, self.test_targets):
+        if self.test_documents is not None and len(self.test_documents) != len(self.test):
+            raise OptionError(f"{self.name} must have one document per test item.")
+        for part in (*parts, self.train_targets, self.test_targets):
             if not torch.isfinite(part).all():
                 raise OptionError(f"{self.name} has signals or targets that are not finite.")
 
@@ -53,30 +62,37 @@ class Subject:
         if n > len(self.train):
             raise OptionError(f"{self.name} has {len(self.train)} training items, asked for {n}.")
         chosen = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))[:n]
-        return Subject(
-            self.name,
-            self.train[chosen],
-            self.train_targets[chosen],
-            self.test,
-            self.test_targets,
-        )
+        return replace(self, train=self.train[chosen], train_targets=self.train_targets[chosen])
+
+    def anchored(self) -> Float[Tensor, "anchors width"]:
+        """The anchors.
+
+        Raises:
+            OptionError: There are none.
+        """
+        if self.anchors is None:
+            raise OptionError(
+                f"{self.name} has no anchors; relative representations need signals of items that "
+                "every subject answered."
+            )
+        return self.anchors
 
 
 def standardise(
-    train: Float[Tensor, "items width"],
-    test: Float[Tensor, "test_items width"],
-    *,
-    clip: float = 8.0,
-) -> tuple[Float[Tensor, "items width"], Float[Tensor, "test_items width"]]:
+    train: Float[Tensor, "items width"], *others: Float[Tensor, "_ width"], clip: float = 8.0
+) -> tuple[Float[Tensor, "_ width"], ...]:
     """Per unit: mean 0 and standard deviation 1 on the training split, then clipped.
 
     Without the clip a massive activation owns every squared error.
 
     Args:
         train: Training signals.
-        test: Held-out signals, scaled by the training split's numbers.
+        others: Held-out signals and the like, scaled by the training split's numbers.
         clip: Largest absolute value left.
+
+    Returns:
+        All of them, training signals first.
     """
     mean, std = train.mean(0), train.std(0)
     std = torch.where(std > 1e-6 * std.max().clamp(min=1e-30), std, torch.ones_like(std))
-    return tuple(((part - mean) / std).clamp(-clip, clip) for part in (train, test))  # type: ignore[return-value]
+    return tuple(((part - mean) / std).clamp(-clip, clip) for part in (train, *others))

@@ -16,8 +16,8 @@ from jaxtyping import Float
 
 from .comparison import SubjectsComparison
 
-LINEAR = ("ridge", "shared linear", "CCA")
-"""Ways of reading that a bridge should beat."""
+LINEAR = ("ridge", "shared linear", "CCA", "GCCA", "relative")
+"""Ways of reading that a bridge should beat, where they were tried."""
 Bounds = Float[np.ndarray, " 3"]
 
 
@@ -30,7 +30,7 @@ def bridge_gates(found: SubjectsComparison) -> list[str]:
     ways = {str(name): found.read[i, :, 0] for i, name in enumerate(found.methods)}
     joins = {str(name): found.joined[i, 0, 0] for i, name in enumerate(found.joining)}
     built = {str(name): _across(found.synthesis[i]) for i, name in enumerate(found.building)}
-    best = max(LINEAR, key=lambda way: ways[way][:, 0].mean())
+    best = max((way for way in LINEAR if way in ways), key=lambda way: ways[way][:, 0].mean())
     n_few = int(found.n_few[0])
     share = n_few / int(found.n_train[-1])
     bridge, alone = ways["bridge"], ways["alone"]

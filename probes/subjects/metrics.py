@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -47,18 +47,22 @@ def top_one(
 
 
 def score(
-    predicted: Float[Tensor, "items d"], target: Float[Tensor, "items d"]
+    predicted: Float[Tensor, "items d"],
+    target: Float[Tensor, "items d"],
+    documents: Int64[np.ndarray, " items"] | None = None,
 ) -> Float[np.ndarray, "metrics 3"]:
-    """Mean, lower and upper 95 % bound over items of each of `METRICS`.
+    """Mean, lower and upper 95 % bound over documents of each of `METRICS`.
 
     Args:
         predicted: Meanings read off signals.
         target: What the stimuli mean, in the same order.
+        documents: Document that each item is from; None where every item stands alone.
     """
     cosine = F.cosine_similarity(predicted, target, dim=1).double()
     columns = torch.stack([two_way(predicted, target), top_one(predicted, target), cosine], 1)
     ones = np.ones(len(predicted), dtype=np.int64)
-    return np.stack(mean_with_interval(columns.detach().cpu().numpy(), ones), axis=1)
+    bounds = mean_with_interval(columns.detach().cpu().numpy(), ones, documents)
+    return np.stack(bounds, axis=1)
 
 
 def explained(predicted: Float[Tensor, "items d"], signal: Float[Tensor, "items d"]) -> float:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import HashingVectorizer
 from torch import Tensor
@@ -157,19 +157,29 @@ def model_subjects(
     n_train: int,
     *,
     shared: bool = False,
+    n_anchors: int = 0,
+    test_documents: Int64[np.ndarray, " test_items"] | None = None,
 ) -> list[Subject]:
     """Subjects from signals of the same items.
 
     Args:
         sources: Signals by subject name, training items first.
         targets: What the items mean.
-        n_train: How many rows are training items; the rest are the test.
+        n_train: How many rows are training items, anchors included; the rest are the test.
         shared: Whether all subjects train on all items; else they are dealt out in turn, so that no
             two subjects share a stimulus.
+        n_anchors: How many of the first rows are anchors, which nobody trains on.
+        test_documents: Document of each test item, for intervals.
     """
     subjects = []
     for number, (name, rows) in enumerate(sources.items()):
-        own = torch.arange(0 if shared else number, n_train, 1 if shared else len(sources))
-        train, test = standardise(rows[own], rows[n_train:])
-        subjects.append(Subject(name, train, targets[own], test, targets[n_train:]))
+        first = n_anchors + (0 if shared else number)
+        own = torch.arange(first, n_train, 1 if shared else len(sources))
+        train, test, anchors = standardise(rows[own], rows[n_train:], rows[:n_anchors])
+        subjects.append(
+            Subject(
+                name, train, targets[own], test, targets[n_train:],
+                anchors if n_anchors else None, test_documents,
+            )
+        )  # fmt: skip
     return subjects

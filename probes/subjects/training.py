@@ -94,7 +94,8 @@ def train_bridge(
     """
     recipe = recipe or BridgeTraining()
     bridge = Bridge(subjects, architecture)
-    _train(bridge, bridge.named_parameters(), lambda _: list(subjects), recipe, progress)
+    named = bridge.named_parameters()
+    _train(bridge, named, lambda _: list(subjects), recipe, progress, towards_last=False)
     return bridge
 
 
@@ -130,6 +131,7 @@ def reset_tune(
         lambda step: [others[step % len(others)], newcomer],
         recipe or BridgeTraining(),
         progress,
+        towards_last=True,
     )
     return bridge
 
@@ -140,6 +142,8 @@ def _train(
     taking_part: Callable[[int], list[Subject]],
     recipe: BridgeTraining,
     progress: Progress | None,
+    *,
+    towards_last: bool,
 ) -> None:
     named = list(named)
     chosen = {id(parameter) for _, parameter in named}
@@ -162,7 +166,8 @@ def _train(
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
             for step in range(recipe.n_steps):
-                loss = _loss(bridge, taking_part(step), recipe, generator)
+                part = taking_part(step)
+                loss = _loss(bridge, part, recipe, generator, towards_last=towards_last)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 nn.utils.clip_grad_norm_([p for _, p in named], 1.0)
@@ -177,8 +182,10 @@ def _train(
 
 
 def _loss(
-    bridge: Bridge, subjects: list[Subject], recipe: BridgeTraining, generator: torch.Generator
-) -> Tensor:
+    bridge: Bridge, subjects: list[Subject], recipe: BridgeTraining, generator: torch.Generator,
+    *, towards_last: bool,
+) -> Tensor:  # fmt: skip
+    """One batch of every subject; the cycle goes between two that are drawn, or from first to last."""
     embeddings, losses = [], []
     for subject in subjects:
         n = min(recipe.batch, len(subject.train))
@@ -197,8 +204,8 @@ def _loss(
     loss = torch.stack(losses).mean()
     if len(subjects) > 1 and recipe.cycle_weight:
         first, second = torch.randperm(len(subjects), generator=generator)[:2].tolist()
-        if len(subjects) == 2:  # joining goes from the source to the newcomer
-            first, second = 0, 1
+        if towards_last:
+            first, second = 0, len(subjects) - 1
         port = bridge.port(subjects[second].name)
         again = port.embed(port.build(embeddings[first]))
         loss = loss + recipe.cycle_weight * F.mse_loss(again, embeddings[first])

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -69,6 +71,16 @@ def test_joining_leaves_everything_else_bit_for_bit() -> None:
     moved = [key for key in after if key not in before and not torch.equal(after[key], fresh[key])]
     assert len(moved) == len(after) - len(before), "all of the newcomer's port is trained"
     assert all(parameter.requires_grad for parameter in bridge.parameters())
+
+
+def test_the_cycle_goes_both_ways_between_two_subjects() -> None:
+    """Without rebuilding only the cycle reaches a builder: both move if either can be the target."""
+    pair = voxel_subjects(SMALL)[:2]
+    fresh = Bridge(pair, NET).state_dict()
+    after = train_bridge(pair, NET, replace(SHORT, rebuild_weight=0.0, n_steps=12)).state_dict()
+    for subject in pair:
+        key = f"ports.{subject.name}.builder.0.weight"
+        assert not torch.equal(after[key], fresh[key]), subject.name
 
 
 def test_a_port_gets_no_gradient_from_others() -> None:

@@ -16,6 +16,7 @@ from fluoroscope.probes.subjects import (
     voxel_subjects,
 )
 from fluoroscope.probes.subjects.baselines import canonical, procrustes, ridge, shared_linear
+from fluoroscope.probes.subjects.comparison import WAYS
 from fluoroscope.probes.subjects.gates import bridge_gates
 from fluoroscope.probes.subjects.metrics import explained, score, top_one, two_way
 from fluoroscope.probes.subjects.models import (
@@ -88,11 +89,12 @@ def test_a_comparison_has_every_way_and_survives_a_file(tmp_path) -> None:
     )  # fmt: skip
     assert told[-1][0] == told[-1][1] == 20 * (3 + 3 + 2 * 2)
     assert found.n_few.tolist() == [32, 64], "16 is too few to learn from"
-    assert found.read.shape == (6, 3, 3, 3)
-    assert found.joined.shape == (3, 2, 3, 3)
+    assert found.methods.tolist() == list(WAYS)
+    assert found.read.shape == (8, 3, 3, 3)
+    assert found.joined.shape == (4, 2, 3, 3)
     ridges = found.read[list(found.methods).index("ridge"), :, 0, 0]
     assert (ridges > 0.8).all(), "a linear map reads these subjects"
-    assert found.synthesis.shape == (4, 3, 3)
+    assert found.synthesis.shape == (5, 3, 3)
     assert (found.synthesis[2].diagonal() > 0.9).all(), "a ridge rebuilds a signal from itself"
     assert (np.abs(found.read[-1, :, 0, 0] - 0.5) < 0.25).all(), "the control is at chance"
     with h5py.File(tmp_path / "r.h5", "w") as file:
@@ -108,6 +110,25 @@ def test_a_comparison_has_every_way_and_survives_a_file(tmp_path) -> None:
     assert "better beyond the intervals" in lines[1]
     read[0, :, 0] = [0.75, 0.65, 0.85]
     assert "no subject reads worse" in bridge_gates(replace(found, read=read))[0]
+
+
+def test_bounds_are_over_documents_and_ways_that_need_anchors_are_left_out_without() -> None:
+    target = normal(60, 5)
+    predicted = target + normal(60, 5, seed=1)
+    alone, whole = score(predicted, target), score(predicted, target, np.repeat(np.arange(6), 10))
+    np.testing.assert_allclose(whole[:, 0], alone[:, 0])
+    doubled = score(predicted.repeat(2, 1), target.repeat(2, 1), np.tile(np.arange(60), 2))
+    # Two copies of an item are one observation: as wide as over the single ones.
+    width = np.diff(alone[2, 1:]), np.diff(doubled[2, 1:])
+    np.testing.assert_allclose(width[0], width[1], rtol=1e-6)
+    options = VoxelOptions(widths=(40, 30, 20), n_train=40, n_test=10, n_anchors=0)
+    found = compare_subjects(
+        voxel_subjects(options), BridgeOptions(d_embedding=16, n_blocks=1),
+        BridgeTraining(n_steps=2, batch=8), what="voxels", n_few=(32,),
+    )  # fmt: skip
+    assert "relative" not in found.methods
+    assert found.joining.tolist() == ["reset-tuned", "from scratch", "ridge"]
+    assert any("best linear way" in line for line in bridge_gates(found))
 
 
 def test_too_few_subjects_or_items_are_refused() -> None:
@@ -177,3 +198,8 @@ def test_models_become_subjects_that_share_test_items_only() -> None:
     shared = model_subjects(rows, targets, 40, shared=True)
     assert [s.width for s in shared] == [12, 4]
     assert torch.equal(shared[0].test_targets, shared[1].test_targets)
+    assert shared[0].anchors is None
+    anchored = model_subjects(rows, targets, 40, shared=True, n_anchors=5)
+    assert [len(s.train) for s in anchored] == [35, 35], "anchors are not trained on"
+    assert torch.equal(anchored[0].train_targets, targets[5:40])
+    assert [tuple(s.anchored().shape) for s in anchored] == [(5, 12), (5, 4)]
