@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,10 +55,13 @@ def columns_of(run: Run, path: str, *, limit: int | None = None) -> Table:
 def write_table(table: Table, path: Path, kind: str) -> None:
     """Write columns; the file appears whole or not at all.
 
+    In CSV, text that a spreadsheet would run as a formula begins with an apostrophe.
+
     Raises:
         MissingPackageError: Parquet without pyarrow.
     """
     from .probes.runfile.atomic import replacing
+    from .probes.spreadsheets import write_csv
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
@@ -79,9 +81,7 @@ def write_table(table: Table, path: Path, kind: str) -> None:
         else:
             names, rows = _rows(_split(table))
             with partial.open("w", encoding="utf-8", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(names)
-                writer.writerows(rows)
+                write_csv(file, names, rows)
 
 
 def _beside(file: h5py.File, name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
@@ -16,6 +15,7 @@ from markupsafe import Markup
 
 from ..probes.errors import OptionError
 from ..probes.runfile.atomic import replacing
+from ..probes.spreadsheets import write_csv
 from .convert import Kind, draw
 from .theme import LIGHT, config
 from .tokens import printable
@@ -88,11 +88,9 @@ class Figure:
         return bool(measured) and not any(math.isfinite(value) for value in measured)
 
     def csv(self) -> str:
-        """The whole table as CSV, numbers in full."""
+        """The whole table as CSV, numbers in full; no cell of it is a formula to a spreadsheet."""
         out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(self.data)
-        writer.writerows(zip(*self.data.values(), strict=True))
+        write_csv(out, self.data, zip(*self.data.values(), strict=True))
         return out.getvalue().encode(errors="backslashreplace").decode()
 
     @cached_property

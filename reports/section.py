@@ -10,10 +10,20 @@ import h5py
 import numpy as np
 from markupsafe import Markup
 
+from ..probes.errors import DamagedRunFileError
 from ..probes.runfile import Run
+from ..probes.runfile.h5 import subgroup
 from ..probes.vocabulary import Vocabulary
 from .figure import Figure
-from .tokens import token_text, visible
+from .tokens import label, token_text, visible
+
+UNREADABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""What is raised on a result or a trace without the parts, rows or numbers that were counted on."""
+
+
+def told(error: BaseException) -> str:
+    """Kind and text of an error, short, as it is told on the page."""
+    return label(f"{type(error).__name__}: {error}", longest=200)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +96,26 @@ def read_stored(name: str, group: h5py.Group) -> Stored:
     stored = Stored(name, str(group.attrs.get("kind", "")), {})
     _read_into(stored, group, "")
     return stored
+
+
+def read_result(run: Run, file: h5py.File, name: str) -> Stored:
+    """A result of a run.
+
+    Args:
+        run: The run.
+        file: Its open file.
+        name: The result's name.
+
+    Raises:
+        DamagedRunFileError: It cannot be read; the message names it.
+    """
+    try:
+        return read_stored(name, subgroup(file, f"results/{name}"))
+    except (*UNREADABLE, RuntimeError) as error:
+        raise DamagedRunFileError(
+            f"/results/{name} of {run.path.name} cannot be read ({error}). Run its analysis again, or "
+            f"leave it out: --only, with the names of the others."
+        ) from error
 
 
 def _read_into(stored: Stored, group: h5py.Group, path: str) -> None:

@@ -45,7 +45,8 @@ def export(
     """Write an array or a table of a run file as CSV, JSON lines, numpy or parquet.
 
     A group whose members have the same length becomes one table. bfloat16 rows become float32,
-    which holds them exactly. Parquet needs `pip install 'fluoroscope[corpora]'`.
+    which holds them exactly. Text of a CSV that a spreadsheet would run as a formula (it begins with =,
+    +, - or @) gets an apostrophe in front. Parquet needs `pip install 'fluoroscope[corpora]'`.
 
     Example: fluoroscope export out/run.h5 /results/logit_lens/kl
 

@@ -1,8 +1,8 @@
 """Traced generations: one viewer for all engines and prompts, and figures of what was drafted.
 
 What reads without script stands in the page: every token stream and, per prompt, the steps that tell
-most. The viewer's script (static/trace.js) links stream, step strip, draft tree and states with one
-cursor, and draws steps from columns when they are looked at.
+most. The viewer's script (static/trace/, one concept a file) links stream, step strip, draft tree and
+states with one cursor, and draws steps from columns when they are looked at.
 """
 
 from __future__ import annotations
@@ -42,6 +42,14 @@ QUANTITIES = {
     "settled": "layer where it settled",
 }
 """What the stream's background can show."""
+PACES = (1, 2, 5, 10, 50)
+"""How many times faster than it was decoded a generation can be replayed."""
+SCRIPTS = (
+    "elements", "columns", "cursor", "stream", "backgrounds", "ghosts", "strip", "draft", "card",
+    "states", "moves", "replay", "keys", "pointer", "begin",
+)  # fmt: skip
+"""The viewer's script, part by part; each may use what those before it define, and inside functions
+what any defines."""
 
 
 def traces(groups: Mapping[str, h5py.Group], context: Context) -> Section:
@@ -67,6 +75,7 @@ def traces(groups: Mapping[str, h5py.Group], context: Context) -> Section:
             "marks": MARKS,
             "meanings": MEANINGS,
             "quantities": quantities,
+            "paces": PACES,
             "shared": inert(_shared(groups, words, best, context)),
             "data": {name: inert(trace_columns(name, g, words)) for name, g in groups.items()},
         },

@@ -123,9 +123,39 @@
     for (const entry of entries) if (entry.isIntersecting) { near.unobserve(entry.target); complete(entry.target); }
   }, { rootMargin: "1200px" });
 
+  // Closed tables stand in noscript elements, as text: a page of them would have ten thousand elements more. Opening
+  // one makes it. The text is our template's: five elements, two attributes, markup in values escaped.
+  const NAMED = { "&lt;": "<", "&gt;": ">", "&amp;": "&", "&#34;": '"', "&#39;": "'" };
+  const plain = (text) => text.replace(/&(?:lt|gt|amp|#34|#39);/g, (name) => NAMED[name]);
+  const rowsFrom = (text) => {
+    const top = document.createDocumentFragment(), open = [top];
+    for (const [, close, tag, attributes, words] of text.matchAll(/<(\/?)(table|thead|tbody|tr|th|td)\b([^>]*)>|([^<]+)/g)) {
+      if (words !== undefined) open.at(-1).append(plain(words));
+      else if (close) open.pop();
+      else {
+        const el = document.createElement(tag);
+        for (const [, name, value] of attributes.matchAll(/(class|scope)="([a-z ]*)"/g)) el.setAttribute(name, value);
+        open.at(-1).append(el);
+        open.push(el);
+      }
+    }
+    return top;
+  };
+  const makeTable = (details) => {
+    const held = details.querySelector(":scope > .scroll > noscript");
+    held?.replaceWith(...(held.children.length ? held.children : [rowsFrom(held.textContent)]));
+  };
+  const openTable = (details) => { makeTable(details); details.open = true; };
+  document.addEventListener("toggle", (e) => { if (e.target.matches("details.table[open]")) makeTable(e.target); }, true);
+  const wordsOf = (el) => {
+    let text = el.textContent;
+    for (const { textContent: held } of all("noscript", el)) text = text.replace(held, () => plain(held.replace(/<[^>]*>/g, " ")));
+    return text.toLowerCase();
+  };
+
   // A figure's menu: table, files, its place in the run file.
   const menu = (figure) => {
-    const place = figure.querySelector(".menu"), table = figure.querySelector("details:has(> .scroll > .numbers)");
+    const place = figure.querySelector(".menu"), table = figure.querySelector("details.table");
     if (!place || !self.DecompressionStream) return;
     const question = figure.querySelector("h3").textContent;
     const add = (text, data) => {
@@ -159,7 +189,7 @@
     const wanted = search.value.trim().toLowerCase();
     for (const section of all("main > .section")) {
       const cards = all("figure, article.card, .viewer", section);
-      const hits = cards.filter((card) => card.textContent.toLowerCase().includes(wanted));
+      const hits = cards.filter((card) => wordsOf(card).includes(wanted));
       const own = section.querySelector("h2").textContent.toLowerCase().includes(wanted);
       cards.forEach((card) => card.toggleAttribute("data-filtered", !!wanted && !own && !hits.includes(card)));
       const any = own || hits.length || (!cards.length && section.textContent.toLowerCase().includes(wanted));
@@ -211,9 +241,9 @@
     const { save: kind, name, table, path } = e.target.dataset ?? {};
     const figure = e.target.closest?.("figure");
     if (table !== undefined) {
-      const details = figure.querySelector("details:has(> .scroll > .numbers)");
-      details.open = !details.open;
-      if (details.open) details.querySelector(".scroll").focus();
+      const details = figure.querySelector("details.table");
+      if (details.open) details.open = false;
+      else { openTable(details); details.querySelector(".scroll").focus(); }
     }
     if (path !== undefined) copyText(figure.querySelector("figcaption code"));
     if (!kind) return;
@@ -235,8 +265,9 @@
   all("main > section").forEach((section) => watch.observe(section));
 
   // Printed tables: those a page can hold.
-  addEventListener("beforeprint", () => all("details").forEach((d) => {
-    if (d.querySelectorAll("tbody tr").length <= 30) d.open = true;
+  addEventListener("beforeprint", () => all("details.table").forEach((details) => {
+    const held = details.querySelector("noscript"), { length } = held ? held.textContent.match(/<tr>/g) : details.querySelectorAll("tr");
+    if (length <= 31) openTable(details); // with its head
   }));
   // A page that follows its run reads itself again, unless it is in use; theme, open tables and place
   // are kept with this entry of the history.
@@ -245,7 +276,7 @@
     const { theme, open = [], at, top } = history.state ?? {};
     if (!follow) return;
     if (theme) dress(theme);
-    for (const id of open) all(":scope > details", byId(id) ?? tip).forEach((d) => { d.open = true; });
+    for (const id of open) all(":scope > details", byId(id) ?? tip).forEach(openTable);
     const pause = byId("pause"), press = (on) => pause.setAttribute("aria-pressed", String(on));
     pause.addEventListener("click", () => press(pause.getAttribute("aria-pressed") !== "true"));
     byId("drawn").textContent = `Drawn ${document.lastModified}.`;

@@ -1,7 +1,8 @@
 """The verdict: plain sentences computed from what a run file holds, each with its uncertainty.
 
 One file per question. Nothing is claimed that the run file does not hold: a question whose results are
-absent has no sentence.
+absent has no sentence, and of a result or a trace that cannot be made sense of a sentence says so while
+the others stand.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ def verdict_of(run: Run, only: Iterable[str] | None = None) -> tuple[Statement, 
     Args:
         run: A run file.
         only: Names of results and traces to speak of; None for all.
+
+    Raises:
+        DamagedRunFileError: A result cannot be read; the message names it.
 
     Example:
         >>> for statement in verdict_of(open_run("run.h5")):  # doctest: +SKIP

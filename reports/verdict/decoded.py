@@ -25,6 +25,11 @@ MIN_PROMPTS = 5
 """Prompts from which on intervals are over prompts; below they are over steps, and say so."""
 
 
+COLUMNS = {
+    "steps": ("prompt", "n_drafted", "n_emitted", "seconds", "seconds_verify"),
+    "nodes": ("step", "parent", "depth", "accepted"),
+}
+"""What the verdict reads of a trace's tables."""
 FEWEST_PASSES = 5
 """Passes over one row from which on their mean says how fast the machine was."""
 
@@ -67,7 +72,12 @@ class Decoded:
 
 
 def read_decoded(name: str, group: h5py.Group) -> Decoded:
-    """Read a trace."""
+    """Read a trace.
+
+    Raises:
+        KeyError: It lacks a table or a column.
+        ValueError: The columns of a table differ in length.
+    """
     prompt, ids = array(group, "tokens/prompt"), array(group, "tokens/id")
     n_forward = array(group, "generations/n_forward")
     lossless = group.attrs.get("lossless")
@@ -78,9 +88,19 @@ def read_decoded(name: str, group: h5py.Group) -> Decoded:
         tuple(ids[prompt == number] for number in range(len(n_forward))),
         n_forward.astype(np.int64),
         array(group, "generations/seconds").astype(float),
-        {key: array(group, f"steps/{key}") for key in members(group, "steps")},
-        {key: array(group, f"nodes/{key}") for key in members(group, "nodes")},
+        _table(group, "steps"),
+        _table(group, "nodes"),
     )
+
+
+def _table(group: h5py.Group, name: str) -> dict[str, np.ndarray]:
+    found = {key: array(group, f"{name}/{key}") for key in members(group, name)}
+    if name == "nodes" and not found:  # nothing was drafted
+        return {}
+    lengths = {key: len(found[key]) for key in COLUMNS[name]}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"columns of {name} differ in length: {lengths}")
+    return found
 
 
 def tokens_per_pass(run: Decoded) -> Interval:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from ..section import Stored
 from ..tokens import label
 from .decoded import (
     Decoded,
@@ -14,6 +20,7 @@ from .decoded import (
     tokens_per_pass,
 )
 from .held import Held
+from .saying import Made, each, said
 from .statement import Interval, Statement, listed
 
 QUESTION = "Which engine should decode this workload here?"
@@ -31,15 +38,34 @@ def engine(held: Held) -> list[Statement]:
     traced = {name: run for name, run in held.traces.items() if run.n_tokens.sum() > 0}
     plain = traced.get(PLAIN)
     others = [run for name, run in traced.items() if name != PLAIN]
+    found = [_unread(name, why) for name, why in held.unread.items()]
     if len(traced) < 2:
-        return [*map(_alone, traced.values()), *_surplus(held)]
-    busy = None if plain is None else _busy(others, plain)
-    found = [busy or _choice(others, plain)] if plain is not None else []
-    found.append(_per_pass(others))
+        for run in traced.values():
+            found += _about(run.name, f"trace-{run.name}-prompt-0", partial(_alone, run))
+        return found + _surplus(held)
+    parts: list[Callable[[], Made]] = [partial(_per_pass, others)]
     if plain is not None:
-        found += _costs(others, plain) if busy is None else []
-        found += [_output(others, plain)] if held.comparable else []
+        busy = _busy(others, plain)
+        parts.insert(0, partial(_choice, others, plain) if busy is None else lambda: busy)
+        parts += [partial(_costs, others, plain)] if busy is None else []
+        parts += [partial(_output, others, plain)] if held.comparable else []
+    for make in parts:
+        found += _about(PLAIN if plain is not None else others[0].name, TABLE, make)
     return found + _surplus(held)
+
+
+def _about(name: str, figure: str, make: Callable[[], Made]) -> list[Statement]:
+    return said(make, question=QUESTION, name=name, figure=figure, source=f"/trace/{name}")
+
+
+def _unread(name: str, why: str) -> Statement:
+    return Statement(
+        question=QUESTION,
+        text=f"What {label(name, longest=40)} did cannot be said: its trace cannot be read ({why}).",
+        uncertainty="nothing is claimed of it",
+        figure="trace",
+        source=f"/trace/{name}",
+    )
 
 
 def _named(run: Decoded) -> str:
@@ -205,31 +231,29 @@ def _output(others: list[Decoded], plain: Decoded) -> Statement:
 
 def _surplus(held: Held) -> list[Statement]:
     """Where a learned draft head would find most, by the layers' surplus."""
-    found = []
-    for stored in held.of("information_flow"):
-        accepted = [Interval(*map(float, row)) for row in stored.acceptance]
-        blind = Interval(*map(float, stored.depth_blind[0]))
-        last = len(accepted) - 1
-        best = max(
-            range(len(accepted)),
-            key=lambda i: accepted[i].value if accepted[i].value == accepted[i].value else -1.0,
-        )
-        told = "" if accepted[best].apart_from(blind) else ", which is not told apart from it"
-        over_layers = (
-            f" Over layers surplus and acceptance rank alike by {stored.rank_correlation:.2f}."
-            if last
-            else ""
-        )
-        found.append(
-            Statement(
-                question=QUESTION,
-                text=f"A draft head on layer {int(stored.layers[best])} would match "
-                f"{accepted[best].text('{:.0%}')} of the model's choices after next, one without "
-                f"states {blind.value:.0%}{told}.{over_layers}",
-                uncertainty=f"95 % bootstrap over {int(stored.n_test_documents)} documents; head and "
-                "text are those of the measurement, not of an engine traced here",
-                figure=f"{stored.name}-drafting",
-                source=f"{stored.source}/acceptance",
-            )
-        )
-    return found
+    return each(held, "information_flow", _draft_head, question=QUESTION)
+
+
+def _draft_head(stored: Stored) -> Statement:
+    accepted = [Interval(*map(float, row)) for row in stored.acceptance]
+    blind = Interval(*map(float, stored.depth_blind[0]))
+    best = max(
+        range(len(accepted)),
+        key=lambda i: accepted[i].value if accepted[i].value == accepted[i].value else -1.0,
+    )
+    beside = "" if accepted[best].apart_from(blind) else ", which is not told apart from it"
+    over_layers = (
+        f" Over layers surplus and acceptance rank alike by {stored.rank_correlation:.2f}."
+        if len(accepted) > 1 and np.isfinite(stored.rank_correlation)
+        else ""
+    )
+    return Statement(
+        question=QUESTION,
+        text=f"A draft head on layer {int(stored.layers[best])} would match "
+        f"{accepted[best].text('{:.0%}')} of the model's choices after next, one without "
+        f"states {blind.value:.0%}{beside}.{over_layers}",
+        uncertainty=f"95 % bootstrap over {int(stored.n_test_documents)} documents; head and "
+        "text are those of the measurement, not of an engine traced here",
+        figure=f"{stored.name}-drafting",
+        source=f"{stored.source}/acceptance",
+    )

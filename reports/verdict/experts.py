@@ -7,6 +7,7 @@ import numpy as np
 from ..section import Stored
 from ..tokens import label
 from .held import Held, estimate
+from .saying import each
 from .statement import Statement, basis, counted, listed, unbounded
 
 QUESTION = "Which experts hold the model up?"
@@ -15,10 +16,10 @@ QUESTION = "Which experts hold the model up?"
 def experts(held: Held) -> list[Statement]:
     """Super experts, what falls without them, whether each is confirmed, on any text."""
     return [
-        *(_found(stored) for stored in held.of("expert_profile")),
-        *(_effects(stored) for stored in held.of("expert_effects")),
-        *(_confirmed(stored) for stored in held.of("expert_confirmation")),
-        *(_anywhere(stored) for stored in held.of("expert_agnosticism")),
+        *each(held, "expert_profile", _found, question=QUESTION),
+        *each(held, "expert_effects", _effects, question=QUESTION),
+        *each(held, "expert_confirmation", _confirmed, question=QUESTION),
+        *each(held, "expert_agnosticism", _anywhere, question=QUESTION),
     ]
 
 

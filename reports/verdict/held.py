@@ -9,7 +9,7 @@ import h5py
 from ...probes.runfile import Run
 from ...probes.runfile.h5 import members, subgroup
 from ..redact import RedactedRun
-from ..section import Stored, read_stored
+from ..section import UNREADABLE, Stored, read_result, told
 from .decoded import Decoded, read_decoded
 from .statement import Interval
 
@@ -20,6 +20,8 @@ class Held:
 
     results: tuple[Stored, ...] = ()
     traces: dict[str, Decoded] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
+    """Traces that cannot be read, and why."""
     comparable: bool = True
     """Whether token ids of different traces are the same tokens; hidden ids are not."""
 
@@ -34,18 +36,21 @@ def read_held(run: Run, names: frozenset[str] | None = None) -> Held:
     Args:
         run: The run file.
         names: Results and traces to read; None for all.
+
+    Raises:
+        DamagedRunFileError: A result cannot be read; the message names it.
     """
+    traces: dict[str, Decoded] = {}
+    unread: dict[str, str] = {}
     with run.reading() as file:
-        results = [
-            read_stored(name, subgroup(file, f"results/{name}"))
-            for name in _chosen(file, "results", names)
-        ]
-        traces = {
-            name: read_decoded(name, subgroup(file, f"trace/{name}"))
-            for name in _chosen(file, "trace", names)
-        }
+        results = [read_result(run, file, name) for name in _chosen(file, "results", names)]
+        for name in _chosen(file, "trace", names):
+            try:
+                traces[name] = read_decoded(name, subgroup(file, f"trace/{name}"))
+            except UNREADABLE as error:
+                unread[name] = told(error)
     coded = isinstance(run, RedactedRun) and run.what == "text"
-    return Held(tuple(results), traces, comparable=not coded)
+    return Held(tuple(results), traces, unread, comparable=not coded)
 
 
 def _chosen(file: h5py.File, group: str, names: frozenset[str] | None) -> list[str]:

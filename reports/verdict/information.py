@@ -6,6 +6,7 @@ import numpy as np
 
 from ..section import Stored
 from .held import Held, estimate
+from .saying import each
 from .statement import Interval, Statement, basis, over
 
 QUESTION = "What do the predictions know, and from which layer on?"
@@ -14,15 +15,13 @@ HALF = 0.5
 
 def information(held: Held) -> list[Statement]:
     """Calibration, the lens, the head's geometry, and what states hold of later tokens."""
-    loss = [_calibration(stored) for stored in held.of("information_loss")]
-    if not loss:
-        loss = [_loss(stored) for stored in held.of("next_token")]
-    lenses = [*held.of("tuned_lens"), *held.of("logit_lens")]
+    loss = each(held, "information_loss", _calibration, question=QUESTION)
     return [
-        *loss,
-        *(_stands(stored) for stored in lenses),
-        *(_ahead(stored) for stored in held.of("information_flow")),
-        *(_directions(stored) for stored in held.of("information_geometry")),
+        *(loss or each(held, "next_token", _loss, question=QUESTION)),
+        *each(held, "tuned_lens", _stands, question=QUESTION),
+        *each(held, "logit_lens", _stands, question=QUESTION),
+        *each(held, "information_flow", _ahead, question=QUESTION),
+        *each(held, "information_geometry", _directions, question=QUESTION),
     ]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from ..section import Stored
 from ..tokens import label
 from .held import Held, estimate
+from .saying import each
 from .statement import Statement, basis, counted, unbounded
 
 QUESTION = "What else does this run show?"
@@ -24,7 +25,11 @@ def others(held: Held) -> list[Statement]:
         "sae_synthetic": _synthetic,
         "sae_joint": _joint,
     }
-    return [make(stored) for kind, make in makers.items() for stored in held.of(kind)]
+    return [
+        statement
+        for kind, make in makers.items()
+        for statement in each(held, kind, make, question=QUESTION)
+    ]
 
 
 def _probe(stored: Stored) -> Statement:

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..section import Stored
 from .held import Held, estimate
+from .saying import each
 from .statement import Statement, basis, counted, listed
 
 QUESTION = "What dominates the residual stream?"
@@ -18,12 +19,10 @@ SHARE = 0.05
 def residual(held: Held) -> list[Statement]:
     """Massive activations and their writers, else how the norms grow; and the ablation."""
     found = [
-        statement for stored in held.of("massive_activations") for statement in _massive(stored)
+        *each(held, "massive_activations", _massive, question=QUESTION),
+        *each(held, "ablation_story", _ablated, question=QUESTION),
     ]
-    found += [_ablated(stored) for stored in held.of("ablation_story")]
-    if not found:
-        found = [_norms(stored) for stored in held.of("layer_stats")]
-    return found
+    return found or each(held, "layer_stats", _norms, question=QUESTION)
 
 
 def _massive(stored: Stored) -> list[Statement]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..section import Stored
 from .held import Held, estimate
+from .saying import each
 from .statement import Statement, basis
 
 QUESTION = "Do heads park their attention?"
@@ -14,9 +15,9 @@ QUESTION = "Do heads park their attention?"
 def sinks(held: Held) -> list[Statement]:
     """How many heads sink and where most; what ablation does to it; attention on a source."""
     return [
-        *(_share(stored) for stored in held.of("attention_sinks")),
-        *(_ablated(stored) for stored in held.of("ablation_story")),
-        *(_degeneration(stored) for stored in held.of("attention_degeneration")),
+        *each(held, "attention_sinks", _share, question=QUESTION),
+        *each(held, "ablation_story", _ablated, question=QUESTION),
+        *each(held, "attention_degeneration", _degeneration, question=QUESTION),
     ]
 
 

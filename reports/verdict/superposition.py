@@ -7,6 +7,7 @@ import numpy as np
 from ..section import Stored
 from ..tokens import label
 from .held import Held, estimate
+from .saying import each
 from .statement import Interval, Statement, basis, over
 
 QUESTION = "How superposed is it?"
@@ -18,8 +19,8 @@ BASELINES = {"principal components", "random decoder"}
 def superposition(held: Held) -> list[Statement]:
     """Effective features over dimensions, layers that differ, and the best dictionary."""
     return [
-        *(s for stored in held.of("superposition_layers") for s in _layers(stored)),
-        *(s for stored in held.of("sae_comparison") for s in _dictionaries(stored)),
+        *each(held, "superposition_layers", _layers, question=QUESTION),
+        *each(held, "sae_comparison", _dictionaries, question=QUESTION),
     ]
 
 

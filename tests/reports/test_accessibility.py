@@ -27,6 +27,7 @@ def test_axe_finds_no_violation(
     tab.goto(page.as_uri())
     tab.wait_for_selector("body[data-ready]")
     tab.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    tab.wait_for_selector("details[open] noscript", state="detached")
     tab.evaluate(axe)
     found = tab.evaluate("axe.run(document, { resultTypes: ['violations'] })")
     told = [

@@ -71,6 +71,11 @@ def test_a_middling_page_is_ready_soon(middling: tuple[Path, float], browser: An
                  return performance.now() - s; }"""
     )
     assert layouts < 1000, "cards far away are not laid out"
+    standing = tab.evaluate("document.querySelectorAll('*').length")
+    written = len(Page(middling[0].read_text()).tags)
+    sys.stdout.write(f"{standing} elements at load, {written} without script\n")
+    assert standing < 0.8 * written, "closed tables stand as text"
+    assert standing / tab.locator("figure").count() < 100
     tab.close()
 
 

@@ -16,6 +16,7 @@ from fluoroscope.probes.vocabulary import Vocabulary
 from fluoroscope.reports import build_report
 from fluoroscope.reports.section import Context, Section, read_stored
 from fluoroscope.reports.sections import RENDERERS
+from fluoroscope.reports.templating import macro
 from fluoroscope.sae.comparison import SaeComparison
 from fluoroscope.sae.features.cards import FeatureCards
 from fluoroscope.sae.features.paths import PursuitPaths
@@ -177,11 +178,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def section(run: Run, name: str) -> Section:
-    def macro(template: str, name: str, arguments: dict[str, Any]) -> Any:
-        from fluoroscope.reports.page import _environment
-
-        return getattr(_environment().get_template(template).module, name)(**arguments)
-
     with run.reading() as file:
         stored = read_stored(name, file[f"results/{name}"])
         return RENDERERS[stored.kind](stored, Context(run, run.vocabulary, macro))

@@ -186,6 +186,7 @@ def test_the_page_reads_itself_again_and_can_be_paused(tmp_path: Path, browser: 
     assert tab.url.endswith("#two"), "the address stays"
     assert tab.locator("html").get_attribute("data-theme") == "light"
     assert tab.evaluate("document.querySelector('#one-curve details').open")
+    assert tab.locator("#one-curve tbody tr").count() > 0, "its rows were made again"
     after = tab.evaluate("document.getElementById('two').getBoundingClientRect().top")
     assert abs(after - before) < 40, "and the place"
     tab.click("#pause")

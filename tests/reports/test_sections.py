@@ -20,6 +20,7 @@ from fluoroscope.reports.figure import Figure
 from fluoroscope.reports.section import Context, Section, read_stored
 from fluoroscope.reports.sections import ADDED_BY, RENDERERS
 from fluoroscope.reports.sections.generic import generic
+from fluoroscope.reports.templating import macro
 from tests.reports.examples import EXAMPLES, N_WORDS
 
 WORDS = Vocabulary(tuple(f" w{n}".encode() for n in range(N_WORDS)), frozenset())
@@ -44,11 +45,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
 
 @pytest.fixture(scope="module")
 def sections(runs: list[Run]) -> list[dict[str, Section]]:
-    def macro(template: str, name: str, arguments: dict[str, Any]) -> Markup:
-        from fluoroscope.reports.page import _environment
-
-        return getattr(_environment().get_template(template).module, name)(**arguments)
-
     made = []
     for run in runs:
         with run.reading() as file:

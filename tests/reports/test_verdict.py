@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -13,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fluoroscope.probes import Provenance, Run, create_run, open_run
+from fluoroscope.probes.errors import DamagedRunFileError
 from fluoroscope.probes.vocabulary import Vocabulary
-from fluoroscope.reports import verdict_of
-from fluoroscope.reports.page import _environment, _sections, render
+from fluoroscope.reports import build_report, verdict_of
+from fluoroscope.reports.contents import contents
+from fluoroscope.reports.page import render
 from fluoroscope.reports.redact import RedactedRun
 from fluoroscope.reports.section import Stored
 from fluoroscope.reports.verdict import Held, as_text, by_question, statements
@@ -24,10 +29,13 @@ from fluoroscope.reports.verdict.decoded import (
     acceptance,
     cost_curve,
     first_difference,
+    read_decoded,
     speed_ratio,
     step_cost,
     tokens_per_pass,
 )
+from fluoroscope.reports.verdict.engine import engine
+from fluoroscope.reports.verdict.held import read_held
 from fluoroscope.reports.verdict.statement import Interval, counted, listed
 from tests.reports.examples import EXAMPLES, N_WORDS
 
@@ -606,7 +614,7 @@ def test_every_sentence_names_its_figure_source_and_uncertainty(run: Run) -> Non
     found = verdict_of(run)
     shown = {
         name
-        for section in _sections(run, _environment(), None)
+        for section in contents(run)
         for name in (section.id, *(figure.id for figure in section.figures))
     }
     spoken = {statement.source.split("/")[2] for statement in found}
@@ -622,6 +630,112 @@ def test_every_sentence_names_its_figure_source_and_uncertainty(run: Run) -> Non
     assert [question for question, _ in by_question(found)] == list(
         dict.fromkeys(statement.question for statement in found)
     )
+
+
+SPOKEN_OF = sorted({
+    "massive_activations", "ablation_story", "attention_sinks", "attention_degeneration",
+    "information_loss", "tuned_lens", "logit_lens", "information_flow", "information_geometry",
+    "superposition_layers", "sae_comparison", "expert_profile", "expert_effects",
+    "expert_confirmation", "expert_agnosticism", "linear_probe", "expert_quantisation",
+    "moex_comparison", "subjects", "source_recall", "superposition_experiment", "sae_synthetic",
+    "sae_joint",
+})  # fmt: skip
+"""Kinds of result of which the verdict has a sentence."""
+
+
+@pytest.mark.parametrize("kind", SPOKEN_OF)
+def test_a_result_without_its_parts_costs_its_own_sentences_alone(run: Run, kind: str) -> None:
+    """Every kind in turn loses all its values: the others' sentences stay, one says what is missing."""
+    whole = read_held(run)
+    assert whole.of(kind), "there is an example"
+    bare = [
+        replace(stored, values={}) if stored.kind == kind else stored for stored in whole.results
+    ]
+    found = statements(replace(whole, results=tuple(bare)))
+    silent = [one for one in found if one.source == f"/results/{kind}"]
+    assert silent, found
+    for one in silent:
+        assert "comes to cannot be said: AttributeError" in one.text or "KeyError" in one.text
+        assert one.text.startswith(f"What {kind} ")
+        assert one.figure == kind
+    others = [one for one in statements(whole) if one.source.split("/")[2] != kind]
+    assert [one for one in found if one not in silent] == others
+
+
+def test_numbers_that_are_not_finite_are_not_spoken_of(run: Run) -> None:
+    whole = read_held(run)
+    spoiled = [
+        replace(
+            stored,
+            values={
+                key: np.full_like(value, np.nan)
+                if isinstance(value, np.ndarray) and value.dtype.kind == "f"
+                else float("inf")
+                if isinstance(value, float)
+                else value
+                for key, value in stored.values.items()
+            },
+        )
+        for stored in whole.results
+    ]
+    found = statements(Held(tuple(spoiled)))
+    assert not [one for one in found if re.search(r"nan|inf\b", one.text)]
+    kinds = {one.source.split("/")[2] for one in found if "cannot be said" in one.text}
+    assert len(kinds) > 15
+    assert "What attention_sinks comes to cannot be said: its numbers are not finite." in [
+        one.text for one in found
+    ]
+
+
+def test_a_trace_that_cannot_be_read_is_told_and_the_others_compared(run: Run) -> None:
+    with run.reading() as file:
+        good = {
+            name: read_decoded(name, file[f"trace/{name}"]) for name in ("plain", "prompt-lookup")
+        }
+    found = engine(Held((), good, {"eagle": "KeyError: no steps/seconds"}))
+    assert found[0].text == (
+        "What eagle did cannot be said: its trace cannot be read (KeyError: no steps/seconds)."
+    )
+    assert found[1:] == engine(Held((), good))
+    assert any("plain decoding" in one.text for one in found[1:])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda group: group.__delitem__("steps/seconds_verify"), "seconds_verify"),
+        (lambda group: group.__delitem__("tokens/id"), "id"),
+        (lambda group: _shorten(group, "nodes/parent"), "differ in length"),
+    ],
+)
+def test_why_a_trace_cannot_be_read(tmp_path: Path, spoil: Any, why: str) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        group = file.create_group("trace/x")
+        _write_trace(group, 2)
+        read_decoded("x", group)
+        spoil(group)
+        with pytest.raises((KeyError, ValueError), match=why):
+            read_decoded("x", group)
+
+
+def _shorten(group: h5py.Group, name: str) -> None:
+    held = group[name][()]
+    del group[name]
+    group[name] = held[:-1]
+
+
+def test_a_damaged_trace_is_named_by_the_page(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    with create_run(path, provenance=Provenance(model={"name": "m"})) as writer:
+        writer.set_vocabulary(Vocabulary((b"a", b"b"), frozenset()))
+        writer.close()
+    with open_run(path).edit() as file:
+        for name in ("plain", "prompt-lookup"):
+            _write_trace(file.create_group(f"trace/{name}"), 2)
+        del file["trace/prompt-lookup/tokens/prob"]
+    with pytest.raises(DamagedRunFileError, match="/trace/prompt-lookup of run.h5 cannot be read"):
+        build_report(path)
+    assert build_report(path, only=["plain"]).is_file()
 
 
 def test_only_speaks_of_what_is_shown(run: Run) -> None:

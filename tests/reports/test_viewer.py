@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -435,11 +436,12 @@ def test_the_viewer_can_be_walked_without_a_mouse(shown: Opened) -> None:
 
     tab.locator("#v-engine").focus()
     order = [now()]
-    for _ in range(14):
+    for _ in range(17):
         tab.keyboard.press("Tab")
         order.append(now())
     places = [order.index(one) for one in ("v-engine", "v-prompt", "v-quantity", "v-ghosts",
-              "v-link", "token", "v-across", "v-strip", "node", "v-row", "v-states")]  # fmt: skip
+              "v-play", "v-pace", "v-link", "token", "v-across", "v-order", "v-strip", "node",
+              "v-row", "v-states")]  # fmt: skip
     assert places == sorted(places), order
     assert order.count("token") == 1, "one tab stop"
     assert order.count("node") == 1
@@ -492,6 +494,131 @@ def test_the_viewer_can_be_walked_without_a_mouse(shown: Opened) -> None:
     tab.keyboard.press("?")
     assert "refused drafts in the stream" in tab.locator("dialog#keys").text_content()
     tab.keyboard.press("Escape")
+
+
+@pytest.mark.browser
+def test_steps_can_be_sorted_by_what_they_cost(shown: Opened, drafted: Path) -> None:
+    """Arrow keys and clicks go along the sorted strip; the other panes and the address do not care."""
+    tab, held = shown.page, stored(drafted, "token-recycling")
+    mine = np.flatnonzero(held["steps/prompt"] == 0)
+    strip = tab.locator("#v-strip")
+
+    def walk(n: int) -> list[int]:
+        strip.focus()
+        tab.keyboard.press("Home")
+        found = []
+        for _ in range(n):
+            found.append(int(field(tab, "number")) - 1)
+            tab.keyboard.press("ArrowRight")
+        return found
+
+    assert walk(5) == [0, 1, 2, 3, 4]
+    at = state(tab)["step"]
+    tab.locator("#v-order").select_option("seconds")
+    assert state(tab)["step"] == at, "sorting moves no cursor"
+    seconds = held["steps/seconds"][mine]
+    order = np.argsort(-seconds, kind="stable")
+    assert walk(len(mine)) == order.tolist()
+    assert strip.get_attribute("aria-valuetext").startswith(
+        f"{len(mine)} of {len(mine)} by seconds"
+    )
+    box = strip.bounding_box()
+    strip.click(position={"x": 66, "y": box["height"] - 20})
+    assert int(field(tab, "number")) - 1 == order[0], "the slowest stands on the left"
+    tab.keyboard.press("PageDown")
+    assert int(field(tab, "number")) - 1 == order[min(10, len(order) - 1)]
+    tab.locator("#v-order").select_option("refused")
+    refused = (held["steps/n_drafted"] - held["steps/n_accepted"])[mine]
+    assert walk(len(mine)) == np.argsort(-refused, kind="stable").tolist()
+    assert "Sorted by refused drafts" in tab.locator("#v-strip-note").text_content()
+    tab.locator("#v-order").select_option("time")
+    assert walk(5) == [0, 1, 2, 3, 4]
+
+
+def timed(seconds: list[float]) -> Trace:
+    """A step of two tokens for each duration."""
+    token = Emitted(
+        id=3, kind="plain", prob=0.5, entropy=1.0, rank=0, top_ids=(3,) * 5, top_probs=(0.2,) * 5
+    )
+    return Trace([
+        Step(emitted=(token, token), nodes=(), seconds=s, seconds_draft=0.0, seconds_verify=s)
+        for s in seconds
+    ])
+
+
+@pytest.mark.browser
+def test_a_generation_is_replayed_in_the_seconds_it_took(browser: Any, tmp_path: Path) -> None:
+    run = made_run(tmp_path / "t.h5", len(WORDS))
+    save(run, "made", [timed([0.2, 0.3, 30.0, 0.2])], [[5, 6]])
+    opened = tab_at(browser, build_report(run, tmp_path / "t.html"))
+    tab = opened.page
+    hidden = """() => [...document.querySelectorAll('.shown .tok')].map(
+        (t) => getComputedStyle(t).visibility === 'hidden')"""
+    tab.locator("#v-strip").focus()
+    tab.keyboard.press("Home")
+    started = time.monotonic()
+    tab.locator("#v-play").click()
+    assert tab.locator("#v-play").get_attribute("aria-pressed") == "true"
+    tab.wait_for_selector("#v-strip[aria-valuenow='3']", timeout=20_000)
+    assert time.monotonic() - started >= 0.5, "two steps took half a second"
+    tab.wait_for_timeout(500)
+    assert tab.evaluate(hidden) == [False] * 4 + [True] * 4, "the third step lasts half a minute"
+    assert field(tab, "number") == "3"
+    tab.locator("#v-pace").select_option("50")
+    tab.wait_for_selector("#v-play[aria-pressed='false']", timeout=20_000)
+    assert field(tab, "number") == "4"
+    assert not any(tab.evaluate(hidden))
+    tab.locator("#v-play").click()
+    tab.wait_for_selector("#v-strip[aria-valuenow='3']", timeout=20_000)
+    tab.locator("#v-strip").focus()
+    tab.keyboard.press("Home")
+    assert tab.locator("#v-play").get_attribute("aria-pressed") == "false", "a move ends it"
+    assert not any(tab.evaluate(hidden))
+    tab.keyboard.press("r")
+    assert tab.locator("#v-play").get_attribute("aria-pressed") == "true"
+    tab.keyboard.press("r")
+    assert tab.locator("#v-play").get_attribute("aria-pressed") == "false"
+    assert opened.complaints == []
+    tab.context.close()
+    calm = tab_at(browser, tmp_path / "t.html", reduced_motion="reduce")
+    assert not calm.page.locator("#v-play").is_visible()
+    calm.page.locator("#v-strip").focus()
+    calm.page.keyboard.press("r")
+    assert calm.page.locator("#v-play").get_attribute("aria-pressed") == "false"
+    calm.page.context.close()
+
+
+@pytest.mark.browser
+def test_the_engine_asked_for_last_is_shown(browser: Any, tmp_path: Path) -> None:
+    """A large trace takes longer to open than a small one; an engine without tokens moves nothing."""
+    run = made_run(tmp_path / "r.h5", 500)
+    rng = np.random.default_rng(0)
+    for name, n_tokens, n_nodes in (("a-start", 8, 2), ("large", 2000, 40), ("small", 12, 2)):
+        save(run, name, [drawn_trace(rng, n_tokens=n_tokens, n_nodes=n_nodes, n_words=500)], [[1]])
+    save(run, "silent", [Trace([])], [[1]])
+    opened = tab_at(browser, build_report(run, tmp_path / "r.html"), "#engine=a-start")
+    tab = opened.page
+    tab.evaluate(
+        """() => { const select = document.getElementById('v-engine');
+             for (const name of ['large', 'small']) {
+               select.value = name;
+               select.dispatchEvent(new Event('change')); } }"""
+    )
+    tab.wait_for_selector("#trace-small-prompt-0.shown")
+    tab.wait_for_timeout(1000)
+    assert tab.locator("#trace-small-prompt-0").get_attribute("class").endswith("shown")
+    assert tab.locator("#v-engine").input_value() == "small"
+    before = state(tab)
+    tab.locator("#v-engine").select_option("silent")
+    tab.wait_for_timeout(200)
+    assert tab.locator("#v-engine").input_value() == "small", "the switch says what is shown"
+    assert state(tab) == before
+    tab.locator("#v-strip").focus()
+    tab.keyboard.press("End")
+    assert int(state(tab)["link"].partition("step=")[2].partition("&")[0]) == state(tab)["step"]
+    assert int(tab.locator("#v-strip").get_attribute("aria-valuemax")) == state(tab)["step"] > 3
+    assert opened.complaints == []
+    tab.context.close()
 
 
 @pytest.mark.browser
