@@ -53,7 +53,7 @@ def distil(
     """Make a draft model for a target: two of its layers, taught on its own texts.
 
     An interrupted call goes on where it stopped. The student that comes with the package, for the
-    embedded model, was made with --steps 120 and the other defaults.
+    embedded model, was made with --steps 600 --prompts 224 --passages 600 --bfloat16.
 
     Example: fluoroscope distil -o out/student.safetensors
 
