@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import platform
 import tempfile
@@ -33,6 +34,12 @@ ROWS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 64)
 N_TEXT = 128
 MAX_AGE = 30 * 24 * 3600.0
 """Seconds that a kept curve is trusted."""
+N_TIMED = 3
+"""Passes timed of each size; the fastest counts."""
+LONG_S = 2.0
+"""A measurement that will take longer than this, in seconds, is told of beforehand."""
+logger = logging.getLogger(__name__)
+
 Key = tuple[str, ...]
 """Layout, data type, device and threads: what a curve of one module may depend on."""
 _curves: WeakKeyDictionary[nn.Module, dict[Key, CostCurve]] = WeakKeyDictionary()
@@ -56,6 +63,8 @@ class CostCurve:
 
 def cost_curve(model: Model, layout: Layout = "plain") -> CostCurve:
     """The model's curve in a layout: remembered, read from its file, or measured.
+
+    What takes longer than `LONG_S` is told of in the log (level INFO), which commands show.
 
     Raises:
         RollBackError: The model's state cannot be cut back, so it cannot be measured so.
@@ -115,14 +124,25 @@ def _measure(model: Model, layout: Layout, sizes: Sequence[int]) -> CostCurve:
         times = []
         for size in fitting:
             best = float("inf")
-            for _ in range(3):
+            for turn in range(N_TIMED):
                 started = time.perf_counter()
                 target.feed([0] * size, range(-1, size - 1))
                 _wait(model.device)
                 best = min(best, time.perf_counter() - started)
                 target.commit([])
+                if not times and not turn:
+                    _tell(model, layout, best * N_TIMED * len(fitting))
             times.append(best)
     return CostCurve(tuple(fitting), tuple(np.maximum.accumulate(times).tolist()))
+
+
+def _tell(model: Model, layout: Layout, least_s: float) -> None:
+    """Say what takes a while, before it does."""
+    if least_s > LONG_S:
+        kept = f"kept for {MAX_AGE / 86400:.0f} days" if model.is_from_files else "not kept"
+        logger.info(
+            "Measuring what a pass of %s costs here, %s weights (%s).", model.name, layout, kept
+        )
 
 
 def _wait(device: torch.device) -> None:

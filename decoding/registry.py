@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ..probes import Model
 from ..probes.errors import OptionError
@@ -58,7 +60,7 @@ def make_engine(model: Model, name: str = "plain", **options: Any) -> Engine:
 
     Raises:
         UnknownEngineError: There is no such engine.
-        OptionError: It has no such option, or a value is out of range.
+        OptionError: It has no such option, or a value is of another type or out of range.
     """
     chosen = engine_class(name)
     known = {field.name for field in dataclasses.fields(chosen.Options)}
@@ -67,7 +69,31 @@ def make_engine(model: Model, name: str = "plain", **options: Any) -> Engine:
         raise OptionError(
             f"Engine {name!r} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}."
         )
+    _require_types(chosen.Options, options)
     return chosen(model, chosen.Options(**options))
+
+
+def _require_types(kind: type[Any], options: Mapping[str, Any]) -> None:
+    hints = get_type_hints(kind)
+    written = {field.name: field.type for field in dataclasses.fields(kind)}
+    for name, value in options.items():
+        if not _fits(value, hints[name]):
+            raise OptionError(f"{name} must be {written[name]}, got {value!r}.")
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value is of an option's type; which of several words it is, the options check."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is Literal:
+        return isinstance(value, str)
+    if origin is tuple:
+        return isinstance(value, list | tuple) and all(_fits(one, inner[0]) for one in value)
+    if hint in (int, float):
+        number = Integral if hint is int else Real
+        return isinstance(value, number) and not isinstance(value, bool)
+    return isinstance(value, hint)
 
 
 def generate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,9 @@ from transformers import (
 )
 
 from ..probes.errors import OptionError
+
+COLDEST = 1e-4
+"""Lowest temperature above 0: logits divided by less may overflow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,16 +43,21 @@ class SamplingOptions:
     """Seed of the random draws."""
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise OptionError(f"temperature must be at least 0, got {self.temperature}.")
+        if self.temperature != 0 and not COLDEST <= self.temperature < math.inf:
+            raise OptionError(
+                f"temperature must be at least 0 and finite, got {self.temperature}; below {COLDEST:g} "
+                "use 0, which takes the likeliest token."
+            )
         if self.top_k is not None and self.top_k < 1:
             raise OptionError(f"top_k must be at least 1, got {self.top_k}; use None for no limit.")
         for name in ("top_p", "min_p"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
                 raise OptionError(f"{name} must be in (0, 1], got {value}; use None for no limit.")
-        if self.repetition_penalty <= 0:
+        if not 0 < self.repetition_penalty < math.inf:
             raise OptionError(f"repetition_penalty must be > 0, got {self.repetition_penalty}.")
+        if not 0 <= self.seed < 2**63:
+            raise OptionError(f"seed must be from 0 to 2^63 - 1, got {self.seed}.")
 
 
 class Sampler:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 Format = Literal["text", "json"]
+OWN = "fluoroscope"
+"""Name above all loggers of this package."""
 
 
 class LogFile:
@@ -55,35 +57,52 @@ class LogFile:
             file.write(line + "\n")
 
     @contextmanager
-    def libraries(self, *, shown: bool) -> Iterator[None]:
+    def libraries(self, *, shown: bool, own: Callable[[str, str], None]) -> Iterator[None]:
         """While it lasts, what libraries log from level INFO on is written too.
 
         Args:
             shown: Whether it also goes to standard error (`-vv`).
+            own: Takes level and message of what this package logs itself, for people to read.
         """
         handlers: list[logging.Handler] = []
         if self._path is not None:
-            handlers.append(_Forward(self))
+            handlers.append(_Forward(self._write_others))
         if shown:
             handlers.append(logging.StreamHandler())
-        root = logging.getLogger()
-        level = root.level
-        try:
-            for handler in handlers:
-                root.addHandler(handler)
-            if handlers:
-                root.setLevel(logging.INFO)
+        with ExitStack() as stack:
+            stack.enter_context(_listening(logging.getLogger(), handlers))
+            ours = [_Forward(lambda record: own(_level(record), record.getMessage()))]
+            stack.enter_context(_listening(logging.getLogger(OWN), ours))
             yield
-        finally:
-            root.setLevel(level)
-            for handler in handlers:
-                root.removeHandler(handler)
+
+    def _write_others(self, record: logging.LogRecord) -> None:
+        if record.name.partition(".")[0] != OWN:
+            self.write(_level(record), record.getMessage(), logger=record.name)
+
+
+@contextmanager
+def _listening(logger: logging.Logger, handlers: Sequence[logging.Handler]) -> Iterator[None]:
+    level = logger.level
+    try:
+        for handler in handlers:
+            logger.addHandler(handler)
+        if handlers:
+            logger.setLevel(logging.INFO)
+        yield
+    finally:
+        logger.setLevel(level)
+        for handler in handlers:
+            logger.removeHandler(handler)
+
+
+def _level(record: logging.LogRecord) -> str:
+    return record.levelname.lower()
 
 
 class _Forward(logging.Handler):
-    def __init__(self, log: LogFile) -> None:
+    def __init__(self, take: Callable[[logging.LogRecord], None]) -> None:
         super().__init__(logging.INFO)
-        self._log = log
+        self._take = take
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._log.write(record.levelname.lower(), record.getMessage(), logger=record.name)
+        self._take(record)

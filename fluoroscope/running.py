@@ -27,6 +27,7 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from .configuration import load
 from .logfile import Format, LogFile
@@ -151,10 +152,23 @@ def command(app: typer.Typer, function: Callable[..., Any]) -> None:
     examples = [part for part in paragraphs if part.startswith(EXAMPLE)]
     run.__doc__ = "\n\n".join(part for part in paragraphs if part not in examples)
     epilog = "\n\n".join(f"{EXAMPLE}`{part.removeprefix(EXAMPLE)}`" for part in examples)
-    app.command(function.__name__, epilog=epilog)(run)
+    app.command(function.__name__, cls=_Command, epilog=epilog)(run)
 
 
 EXAMPLE = "Example: "
+
+
+class _Command(TyperCommand):
+    """A command that answers words it has no place for with a call as it should be."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except typer.TyperException as error:
+            first = (self.epilog or "").partition("\n\n")[0].replace("`", "")
+            if first and "unexpected extra argument" in error.message:
+                error.message = f"{error.message.rstrip('.')}. {first}"
+            raise
 
 
 def _terminal(shared: dict[str, Any]) -> Terminal:
@@ -179,7 +193,7 @@ def _run(name: str, body: Callable[[], Any], terminal: Terminal, options: dict[s
     with (
         warnings.catch_warnings(record=True) as caught,
         _terminate_as_interrupt(),
-        log.libraries(shown=terminal.verbose > 1),
+        log.libraries(shown=terminal.verbose > 1, own=terminal.heard),
     ):
         warnings.simplefilter("default")
         try:

@@ -48,6 +48,13 @@ class Terminal:
         self.log.write("warning", text)
         self._remark(f"warning: {text}{where if self.verbose else ''}")
 
+    def heard(self, level: str, text: str) -> None:
+        """Something the package itself logged: a remark at once, or a warning at the end."""
+        if level == "info":
+            self.say(text)
+        else:
+            self.warnings.append(text)
+
     def _remark(self, text: str) -> None:
         if not (self.quiet or self.json):
             self.err.print(text, highlight=False, markup=False)

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from ...probes import Model
 from ...probes.errors import OptionError
 from ...probes.runfile.atomic import replacing
 from ..errors import DraftError
+from ..students.student import opened
 
 MASK = -1
 """Stands for the mask among token ids."""
@@ -180,7 +180,7 @@ def open_block_writer(target: Model, file: Path | str) -> BlockWriter:
     path = Path(file)
     if not path.is_file():
         raise DraftError(f"No block writer at {path.name}; `teach_block_writer` makes one.")
-    with safe_open(path, framework="pt") as held:
+    with opened(path) as held:
         facts = held.metadata() or {}
         if "options" not in facts or "d_vocab" not in facts:
             raise DraftError(f"{path.name} holds no block writer.")

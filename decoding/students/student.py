@@ -11,19 +11,22 @@ all others it gives probability zero, which costs acceptance and never correctne
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...probes import Model, wrap_model
+from ...probes.digest import file_digest
 from ...probes.runfile.atomic import replacing
 from ..errors import DraftError
 
@@ -163,7 +166,7 @@ def open_student(target: Model, file: Path | str) -> Student:
     path = Path(file)
     if not path.is_file():
         raise DraftError(f"No student at {path.name}. `fluoroscope distil` makes one.")
-    with safe_open(path, framework="pt") as held:
+    with opened(path) as held:
         facts = held.metadata() or {}
         if facts.get("target_digest") != target.weights_digest:
             raise DraftError(
@@ -181,7 +184,29 @@ def open_student(target: Model, file: Path | str) -> Student:
                 if stored.dtype == torch.int8:
                     stored = stored.float() * held.get_tensor(f"{name}.scale").to(weight.device)
                 weight.copy_(stored)
-    return replace(made, about=json.loads(facts["about"]))
+    digest = hashlib.sha256(f"{target.weights_digest} {file_digest(path)}".encode()).hexdigest()
+    model = _with_digest(made.model, digest)
+    return replace(made, model=model, about=json.loads(facts["about"]))
+
+
+def _with_digest(model: Model, digest: str) -> Model:
+    """The same model, which knows that it came from files: what its passes cost can be kept."""
+    tokenizer = model.tokenizer if model.has_tokenizer else None
+    return Model(model.module, tokenizer, model.sites, name=model.name, weights_digest=digest)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A file of tensors.
+
+    Raises:
+        DraftError: It is damaged, or no such file.
+    """
+    try:
+        with safe_open(path, framework="pt") as held:
+            yield held
+    except SafetensorError as error:
+        raise DraftError(f"{path.name} is damaged or no .safetensors file: {error}") from error
 
 
 def _own_weights(module: nn.Module, n_shared: int) -> dict[str, Tensor]:

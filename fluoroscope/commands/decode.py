@@ -106,7 +106,7 @@ def decode(
 
     Example: fluoroscope decode --prompt 'Why is the sky blue?' --chat -o run.h5 --json
     """
-    from ..decoding import Stopping, load_learned, make_engine, save_generations, save_learned
+    from ..decoding import Stopping, load_learned, make_engine
     from ..decoding.learned import require_learning
     from ..probes import open_model
 
@@ -117,6 +117,8 @@ def decode(
         from ..planning import plan_decoding, show_plan
 
         return show_plan(terminal, [plan_decoding(opened, given, max_new_tokens, sites or ())])
+    if output is not None and output.exists():
+        _open_existing(output, opened)
     chosen = make_engine(
         opened,
         engine,
@@ -131,25 +133,47 @@ def decode(
         if learned.exists():
             load_learned(chosen, learned)
     rules = Stopping(max_new_tokens=max_new_tokens, stop=tuple(stop or ()), ignore_eos=ignore_eos)
-    generations = []
-    with terminal.track("Decoding", "prompts") as progress:
-        for number, text in enumerate(given):
-            generations += chosen.generate(text, stopping=rules, sites=sites or (), chat=chat)
-            progress(number + 1, len(given))
-            terminal.show(_shown(generations[-1]))
-    if learned is not None:
-        save_learned(chosen, learned)
-        terminal.wrote(learned)
-    if output is not None:
-        with terminal.track("Reading rows", "layers") as progress:
-            save_generations(open_or_make(output, opened), chosen, generations, progress=progress)
-        terminal.wrote(output)
+    for text in given:
+        chosen.encode(text, chat=chat)  # what cannot be decoded is found before anything is
+    generations: list[Any] = []
+    try:
+        with terminal.track("Decoding", "prompts") as progress:
+            for number, text in enumerate(given):
+                generations += chosen.generate(text, stopping=rules, sites=sites or (), chat=chat)
+                progress(number + 1, len(given))
+                terminal.show(_shown(generations[-1]))
+    finally:
+        if generations:
+            _keep(terminal, chosen, generations, learned=learned, output=output)
+        if 0 < len(generations) < len(given):
+            terminal.say(f"{len(generations)} of {len(given)} prompts were decoded and kept.")
     if output is not None and report is not None:
         from ..reports import build_report
 
         terminal.wrote(build_report(output, report))
         terminal.show(f"Report: {report}")
     return [generation.as_dict() for generation in generations]
+
+
+def _keep(
+    terminal: Terminal,
+    engine: Any,
+    generations: list[Any],
+    *,
+    learned: Path | None,
+    output: Path | None,
+) -> None:
+    """Write what was learned and decoded to the files asked for."""
+    from ..decoding import save_generations, save_learned
+
+    if learned is not None:
+        save_learned(engine, learned)
+        terminal.wrote(learned)
+    if output is not None:
+        with terminal.track("Reading rows", "layers") as progress:
+            run = open_or_make(output, engine.model)
+            save_generations(run, engine, generations, progress=progress)
+        terminal.wrote(output)
 
 
 def engines(terminal: Terminal, *, name: Name = None) -> list[dict[str, Any]]:
@@ -253,9 +277,7 @@ def open_or_make(path: Path, model: Any) -> Any:
     from ..probes import Provenance, create_run, open_run
 
     if path.exists():
-        run = open_run(path)
-        run.require(weights_digest=model.weights_digest, tokenizer_digest=model.tokenizer_digest)
-        return run
+        return _open_existing(path, model)
     provenance = Provenance(
         model=model.info.as_dict(), corpus={"description": "no corpus, prompts only"}
     )
@@ -264,6 +286,14 @@ def open_or_make(path: Path, model: Any) -> Any:
             writer.set_vocabulary(model.vocabulary)
         writer.close()
     return open_run(path)
+
+
+def _open_existing(path: Path, model: Any) -> Any:
+    from ..probes import open_run
+
+    run = open_run(path)
+    run.require(weights_digest=model.weights_digest, tokenizer_digest=model.tokenizer_digest)
+    return run
 
 
 def _shown(generation: Any) -> Text:

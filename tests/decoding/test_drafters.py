@@ -375,6 +375,10 @@ def test_students_learn_are_kept_and_refuse_strangers(tiny_llama, tmp_path) -> N
     other = wrap_model(tiny_module("llama", seed=3))
     with pytest.raises(DraftError, match="other weights"):
         open_student(other, tmp_path / "s.safetensors")
+    assert opened.model.is_from_files, "what its passes cost can be kept"
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "s.safetensors").read_bytes()[:-9])
+    with pytest.raises(DraftError, match=r"cut.safetensors is damaged or no .safetensors file"):
+        open_student(tiny_llama, tmp_path / "cut.safetensors")
     with pytest.raises(DraftError, match="layers must be from 0 to 2"):
         new_student(tiny_llama, layers=(7,))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from fluoroscope.decoding import (
     RollBackError,
     Target,
     UnknownEngineError,
+    engine_class,
     engines,
     generate,
     make_engine,
@@ -86,6 +88,20 @@ def test_bad_requests_are_named(tiny_llama) -> None:
             generate(tiny_llama, "a", **options)
     with pytest.raises(OptionError, match="registered already"):
         register(Plain)
+
+
+@pytest.mark.parametrize("engine", NAMES)
+def test_options_of_other_types_are_named_and_defaults_are_of_theirs(tiny_llama, engine) -> None:
+    """What the command line reads from NAME=VALUE may be anything."""
+    kind = engine_class(engine).Options
+    for field in fields(kind):
+        made = make_engine(tiny_llama, engine, **{field.name: getattr(kind(), field.name)})
+        assert made.options == kind()
+        with pytest.raises(OptionError, match=f"{field.name} must be .*, got {{1}}"):
+            make_engine(tiny_llama, engine, **{field.name: {1}})
+    for name, value in (("seed", "abc"), ("seed", True), ("temperature", "hot"), ("top_k", 0.5)):
+        with pytest.raises(OptionError, match=f"{name} must be (int|float)"):
+            make_engine(tiny_llama, engine, **{name: value})
 
 
 def test_what_is_no_prompt_is_named_before_anything_is_decoded(tiny_llama) -> None:

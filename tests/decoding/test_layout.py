@@ -190,6 +190,21 @@ def test_curves_are_measured_once_kept_and_measured_anew_when_stale(
     assert not [*(tmp_path / "costs").glob("*.part")]
 
 
+def test_what_takes_long_to_measure_is_told_of(
+    kept: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "fluoroscope")
+    cost_curve(kept, "plain")
+    assert not caplog.messages, "milliseconds"
+    monkeypatch.setattr(cost, "LONG_S", 0.0)
+    cost_curve(kept, "packed")
+    cost_curve(wrap_model(tiny_module("llama"), name="made here"), "plain")
+    assert caplog.messages == [
+        "Measuring what a pass of model costs here, packed weights (kept for 30 days).",
+        "Measuring what a pass of made here costs here, plain weights (not kept).",
+    ]
+
+
 def test_a_model_made_in_memory_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_llama: Model
 ) -> None:

@@ -91,11 +91,17 @@ def test_draws_have_the_probabilities() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": -0.1}, "temperature must be at least 0, got -0.1"),
+        ({"temperature": -0.1}, "temperature must be at least 0 and finite, got -0.1"),
+        ({"temperature": float("nan")}, "at least 0 and finite, got nan"),
+        ({"temperature": float("inf")}, "at least 0 and finite, got inf"),
+        ({"temperature": 1e-40}, "below 0.0001 use 0"),
         ({"top_k": 0}, "top_k must be at least 1, got 0; use None"),
         ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
         ({"min_p": 1.01}, r"min_p must be in \(0, 1\], got 1.01"),
         ({"repetition_penalty": 0.0}, "repetition_penalty must be > 0"),
+        ({"seed": -1}, "seed must be from 0 to"),
+        ({"seed": 2**63}, "seed must be from 0 to"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty must be > 0"),
     ],
 )
 def test_impossible_options_are_refused(options: dict, message: str) -> None:

@@ -4,12 +4,15 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from fluoroscope.cli import COMMANDS, app
+from fluoroscope.probes import open_run
 from fluoroscope.running import BAD_INPUT, BUG, CHECK_FAILED, INTERRUPTED, USAGE
 from tests.families import tiny_module
 from tests.tokenizers_ import byte_tokenizer
@@ -172,6 +175,84 @@ def test_a_bug_is_called_one_and_its_traceback_is_kept() -> None:
     assert "ZeroDivisionError" in saved.read_text()
     saved.unlink()
     assert CliRunner().invoke(broken, ["stop", "--json"]).exit_code == INTERRUPTED
+
+
+def test_a_bare_prompt_is_told_how_prompts_are_given() -> None:
+    done = CliRunner().invoke(app, ["decode", "some prompt"])
+    assert done.exit_code == USAGE
+    told = " ".join(done.stderr.replace("│", " ").split())
+    assert "argument(s) (some prompt). Example: fluoroscope decode --prompt " in told
+
+
+@pytest.fixture
+def decoding(model_folder: Path, tmp_path: Path) -> Callable[..., Result]:
+    """`fluoroscope decode` of that model in this process, with a run file and what was learned."""
+
+    def run(*args: object) -> Result:
+        given = [
+            "decode",
+            "-m",
+            model_folder,
+            "--max-new-tokens",
+            4,
+            "--set",
+            "layout=plain",
+            *args,
+        ]
+        return CliRunner().invoke(app, [*map(str, given)])
+
+    return run
+
+
+def test_an_interrupt_between_prompts_keeps_those_that_were_decoded(
+    decoding: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fluoroscope.decoding import Engine
+
+    generate, left = Engine.generate, [2]
+
+    def interrupted(self: Engine, *args: Any, **more: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return generate(self, *args, **more)
+
+    monkeypatch.setattr(Engine, "generate", interrupted)
+    run, learned = tmp_path / "r.h5", tmp_path / "l.npz"
+    prompts = ("-p", "abab", "-p", "cdcd", "-p", "efef")
+    done = decoding(*prompts, "-e", "suffix", "-o", run, "--learned", learned)
+    assert done.exit_code == INTERRUPTED
+    assert "2 of 3 prompts were decoded and kept" in done.stderr
+    with open_run(run).reading() as file:
+        assert file["trace/suffix/prompts/text"].asstr()[()].tolist() == ["abab", "cdcd"]
+    assert learned.exists()
+
+
+def test_what_cannot_end_well_is_said_before_anything_is_decoded(
+    decoding: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt too long behind a good one; a run file of another model; options of no sense."""
+    from fluoroscope.decoding import Engine
+
+    def never(*args: object, **more: object) -> None:
+        raise AssertionError("decoded")
+
+    other = tmp_path / "other"
+    tiny_module("llama", seed=4).save_pretrained(other)
+    byte_tokenizer().save_pretrained(other)
+    run = tmp_path / "r.h5"
+    assert decoding("-m", other, "-p", "ab", "-o", run).exit_code == 0
+    monkeypatch.setattr(Engine, "generate", never)
+    for args, said in (
+        (("-p", "ab", "-p", "x" * 500), "PromptError"),
+        (("-p", "ab", "-o", run), "RunMismatchError"),
+        (("-p", "ab", "-e", "suffix", "--set", "max_draft=many"), "OptionError: max_draft must be"),
+        (("-p", "ab", "--temperature", "inf"), "OptionError: temperature must be"),
+        (("-p", "ab", "--chat"), "has no chat template"),
+    ):
+        done = decoding(*args)
+        assert done.exit_code == BAD_INPUT, done.output
+        assert said in done.stderr
 
 
 def test_prompts_come_from_files_too(model_folder: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What every command shares: configuration and log files, colours, plain tables, help pages."""
 
 import json
+import logging
 import re
 import shlex
 from pathlib import Path
@@ -143,6 +144,26 @@ def test_verbosity_shows_tracebacks_and_libraries(tool: typer.Typer) -> None:
     assert "Traceback" in loud.stderr
     assert "test_shared_options.py" in loud.stderr
     assert "detail 1" not in loud.stderr
+
+
+def test_what_the_package_itself_logs_is_a_remark_or_a_warning(tmp_path: Path) -> None:
+    """Once on standard error and once in the log file; --quiet silences it, --json carries warnings."""
+    made = typer.Typer()
+
+    def work(terminal: Terminal) -> None:
+        """Work."""
+        logging.getLogger("fluoroscope.room").info("measuring %s", "this")
+        logging.getLogger("fluoroscope.room").warning("goes on without")
+
+    command(made, work)
+    loud = CliRunner().invoke(made, ["--log-file", str(tmp_path / "l")])
+    assert loud.stderr.splitlines() == ["measuring this", "warning: goes on without"]
+    written = (tmp_path / "l").read_text()
+    assert written.count("measuring this") == written.count("goes on without") == 1
+    assert CliRunner().invoke(made, ["--quiet"]).output == ""
+    document = json.loads(CliRunner().invoke(made, ["--json"]).stdout)
+    assert document["warnings"] == ["goes on without"]
+    assert not logging.getLogger("fluoroscope").handlers
 
 
 def test_progress_tells_rate_and_what_is_left(tmp_path: Path, monkeypatch) -> None:
