@@ -162,10 +162,11 @@ def test_an_index_of_another_dictionary_or_run_is_built_again(
     fewer = make_sae("topk", d_in=rows.shape[1], d_sae=48, k=4)
     assert torch.equal(fewer.W_dec, sae.W_dec)
     assert len(index_of(fewer)) < len(first)
+    index_of(sae)
     with torch.no_grad():
         sae.b_enc[7] = 50.0
     assert (index_of(sae) == 7).sum() > (first == 7).sum()
-    assert built == [True, False, True, True]
+    assert built == [True, False, True, True, True]
     with h5py.File(run.path, "a") as file:
         provenance = json.loads(file.attrs["provenance"]) | {"created": "2020-01-01T00:00:00"}
         file.attrs["provenance"] = json.dumps(provenance)
