@@ -9,9 +9,8 @@ Only "zero" is the paper's (arXiv 2507.23279); the three give different numbers.
 with zero, zeroing the expert's down projection and zeroing its output agree bit for bit. A shared
 expert has no slot, so every mode zeroes its output.
 
-"reroute" gives the expert the lowest logit its type holds. Where a sigmoid router adds a correction
-bias for choice (DeepSeek-V3) that bias is read as it is; an expert chosen for its bias alone keeps a
-gate weight of zero.
+"reroute" gives the expert the lowest logit its type holds and, where a router chooses by scores with a
+correction added (DeepSeek-V3), the lowest correction, so that no bias brings it back.
 """
 
 from __future__ import annotations
@@ -25,14 +24,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..probes.errors import DamagedModelError, OptionError, RunExistsError
+from ..probes.errors import DamagedModelError, OptionError
 from ..probes.experts import route_again
 from ..probes.model import Model
 from ..probes.open import open_model
 from .layers import SHARED, Expert, MoeLayer, layer_of, moe_layers
+from .saving import require_new, save_model
 
 Mode = Literal["zero", "renorm", "reroute"]
 
+CORRECTION = "e_score_correction_bias"
+"""What transformers calls the correction that DeepSeek-V3's router adds before it chooses."""
 RECORD = "fluoroscope_ablation"
 """Entry of config.json that names the mode and the experts of a saved model."""
 
@@ -115,9 +117,7 @@ def save_pruned(
         OptionError: "reroute" would leave a layer fewer experts than a token is sent to.
     """
     _require_mode(mode)
-    folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise RunExistsError(f"{folder} must be new or empty; give another folder.")
+    folder = require_new(folder)
     with ablate_experts(model, experts, mode=mode):
         pass  # refuses what cannot be, before anything is written
     layers = moe_layers(model)
@@ -134,17 +134,15 @@ def save_pruned(
         zero_experts(model, experts)
         if mode != "zero":
             setattr(config, RECORD, {"mode": mode, "experts": [list(e) for e in experts]})
-        model.module.save_pretrained(folder)
+        save_model(model, folder)
     finally:
-        if mode != "zero":
+        if hasattr(config, RECORD):
             delattr(config, RECORD)
         with torch.no_grad():
             for (layer, number), weight, bias in zip(kept, weights, biases, strict=True):
                 layer.down_of(number).copy_(weight)
                 if bias is not None:
                     layer.experts.down_proj_bias[number].copy_(bias)
-    if model.has_tokenizer:
-        model.tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -201,9 +199,26 @@ def _rerouting(experts: list[int]) -> Callable[..., Any]:
     def after(module: nn.Module, args: Any, output: Any) -> Any:
         lowered = output[0].clone()
         lowered[:, experts] = torch.finfo(lowered.dtype).min / 2
-        return route_again(module, lowered)
+        with _correction_lowered(module, experts):
+            return route_again(module, lowered)
 
     return after
+
+
+@contextmanager
+def _correction_lowered(router: Any, experts: list[int]) -> Iterator[None]:
+    """Take the experts out of a router that chooses by scores plus a correction, if it is one."""
+    held = getattr(router, CORRECTION, None)
+    if held is None:
+        yield
+        return
+    lowered = held.clone()
+    lowered[experts] = torch.finfo(held.dtype).min / 4  # the best two of a group are added up
+    try:
+        setattr(router, CORRECTION, lowered)
+        yield
+    finally:
+        setattr(router, CORRECTION, held)
 
 
 def _require_enough(layer: MoeLayer, experts: list[int]) -> None:

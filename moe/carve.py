@@ -174,7 +174,9 @@ def fit_router(
     Shares are centred over experts (a constant changes no ranking) and regressed on the inputs; the
     weights are then scaled so that no logit on these rows exceeds gate_spread.
     """
-    norms = torch.stack([(hidden[:, g] @ down[:, g].T).norm(dim=1) for g in groups], dim=1).double()
+    norms = torch.stack(
+        [(hidden[:, g] @ down[:, g].to(hidden).T).norm(dim=1) for g in groups], dim=1
+    ).double()
     shares = norms / norms.sum(1, keepdim=True).clamp(min=1e-30)
     shares = shares - shares.mean(1, keepdim=True)
     x = inputs.double()

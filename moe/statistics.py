@@ -199,16 +199,28 @@ def _experts_watched(
 
 @contextmanager
 def _shared_watched(layer: MoeLayer, add: Add) -> Iterator[None]:
+    gates: list[Tensor] = []
+
+    def before(module: nn.Module, args: tuple[Any, ...]) -> None:
+        rows = args[0].detach().flatten(0, -2)
+        open_gate = rows.new_ones(len(rows))
+        gate = layer.shared_gate
+        gates[:] = [open_gate if gate is None else gate(rows).sigmoid()[:, 0]]
+
     def after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         inside, out = args[0].flatten(0, -2), output.flatten(0, -2)
         rows = torch.arange(len(out), device=out.device)
-        add(SHARED, rows, torch.zeros_like(rows), out.new_ones(len(out)), inside, out)
+        add(SHARED, rows, torch.zeros_like(rows), gates[0], inside, out)
 
-    handle = layer.shared.down_proj.register_forward_hook(after)
+    handles = [
+        layer.shared.register_forward_pre_hook(before),
+        layer.shared.down_proj.register_forward_hook(after),
+    ]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
@@ -264,7 +276,7 @@ def _add(
     if expert == SHARED:
         found.load[number, column] += int(keep.sum())
         found.first_load[number, column] += int((keep & (state.positions[where] == 0)).sum())
-        found.gate_sums[number, column] += float(keep.sum())
+        found.gate_sums[number, column] += float(weights.double().cpu()[keep].sum())
     if which == "first":
         keep = keep & (state.positions[where] == 0)
     if which == "first_dispatched" and expert != SHARED:
@@ -286,7 +298,9 @@ def _add(
     found.values[number, column] = float(out[row, channel])
     assert state.now is not None
     at = int(where[row])
-    found.texts[number, column] = found.n_texts + at // state.now.n_positions
+    # Texts that go on from a cache were counted when they began.
+    first_text = found.n_texts - (state.now.n_rows if state.now.offset else 0)
+    found.texts[number, column] = first_text + at // state.now.n_positions
     found.positions[number, column] = state.positions[at]
     found.tokens[number, column] = -1 if state.ids is None else state.ids[at]
     found.channels[number, column] = channel

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from ..probes.errors import OptionError
@@ -38,6 +38,8 @@ class SparseAutoencoder(nn.Module, ABC):
     """Name in files and on the command line."""
     Options: ClassVar[type[SaeOptions]]
     """Class of its options."""
+    reads_with_atoms: ClassVar[bool] = False
+    """Whether the dictionary is its own encoder (pursuits)."""
 
     def __init__(self, options: SaeOptions, *, seed: int = 0) -> None:
         super().__init__()
@@ -206,9 +208,13 @@ class SparseAutoencoder(nn.Module, ABC):
 
     @torch.no_grad()
     def initialise(self, rows: Float[Tensor, "rows d_in"], target: Tensor | None = None) -> None:
-        """Set what is best taken from data: the decoder's bias to the mean of what is rebuilt."""
+        """Set what is best taken from data: the decoder's bias to the mean of what is rebuilt.
+
+        Not where atoms read rows as they are: their codes hold the mean already.
+        """
         goal = rows if target is None else target
-        if self.options.input_norm == "none":
+        holds_mean = self.reads_with_atoms and not self.options.apply_b_dec_to_input
+        if self.options.input_norm == "none" and not holds_mean:
             self.b_dec.copy_(goal.double().mean(0).to(self.b_dec))
 
     @torch.no_grad()
@@ -234,6 +240,44 @@ class SparseAutoencoder(nn.Module, ABC):
     @torch.no_grad()
     def after_step(self) -> None:
         """After an optimiser's step: bookkeeping beside the atoms' lengths."""
+
+    def latent_axes(self) -> list[tuple[Tensor, int]]:
+        """Parameters that hold something of each latent, and along which axis latents lie."""
+        axes = {"W_enc": 1}
+        return [
+            (held, axes.get(name, 0)) for name, held in self.named_parameters() if name != "b_dec"
+        ]
+
+    @torch.no_grad()
+    def restart_latents(
+        self,
+        which: Int64[Tensor, " some"],
+        read: Float[Tensor, "some d_in"],
+        written: Float[Tensor, "some d_out"],
+        *,
+        encoder_share: float,
+        alive: Bool[Tensor, " latents"],
+    ) -> None:
+        """Begin some latents anew; see `resampling`.
+
+        Args:
+            which: Latents.
+            read: Directions of length 1 that they are to read.
+            written: Directions of length 1 that they are to write.
+            encoder_share: Length of their encoders over the mean of live ones.
+            alive: Which latents are live.
+        """
+        if not self.reads_with_atoms:
+            rows = self.W_enc.t()
+            live = rows[alive] if bool(alive.any()) else rows
+            rows[which] = read * (encoder_share * live.norm(dim=1).mean())
+        self.W_dec[which] = written * self.options.decoder_init_norm
+        self._reset_biases(which)
+
+    def _reset_biases(self, which: Int64[Tensor, " some"]) -> None:
+        """Put what is added to or compared with pre-activations of some latents as at the beginning."""
+        if not self.reads_with_atoms:
+            self.b_enc[which] = 0.0
 
     @torch.no_grad()
     def fold_decoder_norms(self) -> None:

@@ -102,6 +102,13 @@ class SparseCodes:
             self.values.detach(), self.indices, self.offsets, self.d_sae, self.leading
         )
 
+    def to(self, device: torch.device) -> SparseCodes:
+        """The same codes on a device."""
+        return SparseCodes(
+            self.values.to(device), self.indices.to(device), self.offsets.to(device), self.d_sae,
+            self.leading,
+        )  # fmt: skip
+
     def counts(self) -> Int64[Tensor, " latents"]:
         """In how many rows each latent is active."""
         total = self.indices.new_zeros(self.d_sae)

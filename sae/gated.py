@@ -73,6 +73,10 @@ class GatedSae(SparseAutoencoder):
             "gate": squared_error(rebuilt, target),
         }
 
+    def _reset_biases(self, which: Tensor) -> None:
+        for held in (self.b_gate, self.b_mag, self.r_mag):
+            held[which] = 0.0
+
     def _scale_codes(self, factor: Tensor) -> None:
         self.W_enc.mul_(factor)
         self.b_gate.mul_(factor)

@@ -102,6 +102,10 @@ class JumpReluSae(SparseAutoencoder):
             l0 = (l0 / self.options.k - 1).square()
         return {"sparsity": weight * l0}
 
+    def _reset_biases(self, which: Tensor) -> None:
+        super()._reset_biases(which)
+        self.threshold[which] = self.options.initial_threshold
+
     def _scale_codes(self, factor: Tensor) -> None:
         super()._scale_codes(factor)
         self.threshold.mul_(factor)

@@ -1,7 +1,8 @@
 """One autoencoder in training: optimiser, schedule, dead latents, statistics.
 
 A step is: loss, gradient (averaged over processes), the part along unit atoms left out, the norm
-clipped, Adam, atoms put back to length. Nothing of it knows where rows come from.
+clipped, Adam, atoms put back to length and, if asked, dead latents begun anew. Nothing of it knows
+where rows come from.
 
 On a CPU Adam is the fused one, and clipping rides on its gradient scale, so that weights are passed
 over once.
@@ -23,6 +24,7 @@ from .base import SparseAutoencoder
 from .codes import SparseCodes
 from .errors import DivergedError
 from .output import SaeOutput, TrainingState
+from .resampling import resample_dead
 from .schedule import ScheduleOptions, default_learning_rate
 
 Precision = Literal["float32", "bfloat16"]
@@ -46,6 +48,9 @@ class LearnOptions:
     dead_after_rows: int = 10_000_000
     """A latent that has not fired for so many rows is dead (arXiv 2406.04093); at most a quarter of
     the training."""
+    resample_every: int | None = None
+    """Every so many steps, latents silent for half as many begin anew at rows rebuilt badly (Bricken et
+    al. 2023, who do it for L1 autoencoders every 25,000 to 62,500 steps); None: never."""
     precision: Precision = "float32"
     """Type of the matrix products; weights, codes and optimiser stay in float32."""
 
@@ -57,6 +62,21 @@ class LearnOptions:
             raise OptionError(f"clip_norm must be above 0 or None, got {self.clip_norm}.")
         if self.dead_after_rows < 1:
             raise OptionError(f"dead_after_rows must be at least 1, got {self.dead_after_rows}.")
+        if self.resample_every is not None and self.resample_every < 2:
+            raise OptionError(f"resample_every must be at least 2, got {self.resample_every}.")
+
+    def rate_factor(self, step: int) -> float:
+        """Factor of the learning rate at a step: the schedule's, warmed up again after a resampling."""
+        rate = self.schedule.learning_rate(step)
+        if self.resample_every is None:
+            return rate
+        last = min(step, self.schedule.steady_steps) // self.resample_every * self.resample_every
+        return rate * (self.schedule.warm_up(step - last) if last else 1.0)
+
+    def resamples_after(self, n_steps: int) -> bool:
+        """Whether dead latents begin anew when so many steps are done."""
+        every = self.resample_every
+        return every is not None and n_steps % every == 0 and n_steps <= self.schedule.steady_steps
 
 
 @dataclass(frozen=True)
@@ -102,6 +122,11 @@ class Learner:
         """Where the weights are."""
         return self.sae.W_dec.device
 
+    @property
+    def n_processes(self) -> int:
+        """Processes that train together."""
+        return _world()
+
     def dead(self, batch_rows: int) -> Bool[Tensor, " latents"]:
         """Latents that have not fired for long.
 
@@ -125,7 +150,7 @@ class Learner:
             The forward pass before the weights changed, and the latents dead before this step.
         """
         schedule, step = self.options.schedule, self.step_count
-        n_rows = len(rows) * _world()
+        n_rows = self._of_all(len(rows))
         dead = self.dead(n_rows)
         self.sae.train()
         state = TrainingState(dead, schedule.sparsity(step))
@@ -138,7 +163,7 @@ class Learner:
         _average_gradients(self.sae)
         self.sae.project_gradient()
         for group in self.optimiser.param_groups:
-            group["lr"] = self.base_rate * schedule.learning_rate(step)
+            group["lr"] = self.base_rate * self.options.rate_factor(step)
         self._clip()
         self.optimiser.step()
         self.sae.normalise()
@@ -146,6 +171,9 @@ class Learner:
         _average_buffers(self.sae)
         self._count(out, n_rows)
         self.step_count, self.n_rows = step + 1, self.n_rows + n_rows
+        if self.options.resample_every and self.options.resamples_after(self.step_count):
+            silent = self.options.resample_every // 2 * n_rows
+            resample_dead(self, rows, target, out.reconstruction.detach(), silent)
         return out, dead
 
     def report(self, rows: Tensor, target: Tensor | None, out: SaeOutput) -> StepReport:
@@ -175,6 +203,18 @@ class Learner:
             learning_rate=self.optimiser.param_groups[0]["lr"],
         )
 
+    def require_finite(self) -> None:
+        """Make sure that all weights are finite, before they are kept.
+
+        Raises:
+            DivergedError: They are not.
+        """
+        if not all(bool(torch.isfinite(p).all()) for p in self.sae.parameters()):
+            raise DivergedError(
+                f"Weights of {self.sae.architecture} are not finite after step {self.step_count}; the "
+                "last checkpoint is kept. Lower the learning rate, or look for huge rows in the site."
+            )
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that a continued training needs to go on bit for bit."""
         return {
@@ -200,6 +240,14 @@ class Learner:
         norm = torch.nn.utils.get_total_norm(grads)
         # Adam divides gradients by this in its own pass over the weights.
         self.optimiser.grad_scale = (norm / limit).clamp_min(1.0)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _of_all(self, n_rows: int) -> int:
+        """Rows of a step in all processes, which may have left out unequal numbers."""
+        if self.n_processes == 1:
+            return n_rows
+        total = torch.tensor(n_rows, device=self.device)
+        dist.all_reduce(total)
+        return int(total)
 
     @torch.no_grad()
     def _count(self, out: SaeOutput, n_rows: int) -> None:

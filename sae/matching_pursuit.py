@@ -50,8 +50,8 @@ STRETCH_FLOATS = 2**20
 """Correlations corrected at a time on a CPU: with what is subtracted they stay in the cache."""
 BLOCK_FLOATS = 2**21
 """Correlations that the direct way holds at a time."""
-BACKWARD_ROWS = 1024
-"""Rows whose part of the dictionary's gradient is held at a time."""
+BACKWARD_ROWS, BACKWARD_FLOATS = 1024, 2**26
+"""Rows whose part of the dictionary's gradient is held at a time, fewer where it has more floats."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,8 +307,10 @@ class _Pursuit(torch.autograd.Function):
             of_residual = torch.zeros_like(residual)
         of_dictionary = torch.zeros_like(dictionary) if ctx.needs_input_grad[1] else None
         pieces = []
-        for start in range(0, len(values), BACKWARD_ROWS):
-            part = slice(start, start + BACKWARD_ROWS)
+        per_row = values.shape[1] * dictionary.shape[1]
+        step = min(BACKWARD_ROWS, max(BACKWARD_FLOATS // per_row, 32))
+        for start in range(0, len(values), step):
+            part = slice(start, start + step)
             pieces.append(
                 _reversed(
                     dictionary, values[part], indices[part], residual[part],

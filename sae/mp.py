@@ -2,7 +2,8 @@
 
 There are no encoder weights. k steps are taken in training; at inference k and the tolerances may be
 others (`inference_options`), since the error keeps falling with more steps. The loss is the
-reconstruction alone; the reconstruction is x - r_T, which equals the decoded codes.
+reconstruction alone; the reconstruction is x - r_T, which equals the decoded codes (rows are read
+without the decoder's bias; with `apply_b_dec_to_input=False` it is added, and begins at 0).
 
 Beside the paper: dead atoms are revived by continuing the
 pursuit of the final residual among dead atoms only and regressing it (the paper adds 1e-5 to silent
@@ -25,7 +26,7 @@ from .auxk import variance
 from .base import SparseAutoencoder
 from .codes import Codes, flat_rows
 from .errors import DivergedError
-from .matching_pursuit import Method, PursuitPath, matching_pursuit
+from .matching_pursuit import Method, PursuitOptions, PursuitPath, matching_pursuit
 from .options import DecoderNorm, SaeOptions
 from .output import SaeOutput, TrainingState, squared_error, total
 
@@ -55,11 +56,13 @@ class MpOptions(SaeOptions):
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         SaeOptions.__post_init__(self)
-        if self.k < 1 or self.auxk < 0 or self.tolerance < 0:
+        if self.k < 1 or self.auxk < 0:
             raise OptionError(
-                f"k must be at least 1, auxk and tolerance at least 0, got {self.k}, {self.auxk}, "
-                f"{self.tolerance}."
+                f"k must be at least 1 and auxk at least 0, got {self.k}, {self.auxk}."
             )
+        PursuitOptions(
+            n_steps=self.k, tolerance=self.tolerance, relative_tolerance=self.relative_tolerance
+        )
         if self.d_out is not None:
             raise OptionError("MP-SAE reads with its own atoms and cannot be a transcoder.")
 
@@ -70,6 +73,7 @@ class MpSae(SparseAutoencoder):
     architecture: ClassVar[str] = "mp"
     Options: ClassVar[type[SaeOptions]] = MpOptions
     options: MpOptions
+    reads_with_atoms: ClassVar[bool] = True
 
     def _make_encoder(self, atoms: Tensor, generator: torch.Generator) -> None:
         pass
@@ -102,6 +106,8 @@ class MpSae(SparseAutoencoder):
         state = state or TrainingState()
         path = self.pursue(rows)
         reconstruction = rows - path.residual
+        if not self.options.apply_b_dec_to_input:
+            reconstruction = reconstruction + self.b_dec
         losses = {"reconstruction": squared_error(reconstruction, target)}
         revival = self._revival(path.residual.detach(), target, state)
         if revival is not None:

@@ -79,6 +79,7 @@ class OmpSae(SparseAutoencoder):
     architecture: ClassVar[str] = "omp"
     Options: ClassVar[type[SaeOptions]] = OmpOptions
     options: OmpOptions
+    reads_with_atoms: ClassVar[bool] = True
 
     def _make_encoder(self, atoms: Tensor, generator: torch.Generator) -> None:
         pass

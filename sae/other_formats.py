@@ -60,7 +60,12 @@ def load_sparsify(folder: str | Path) -> SparseAutoencoder:
             f"{folder.name} uses activation {config.get('activation')!r} or a skip connection; only "
             "plain top-k is readable."
         )
-    _require(weights, ("encoder.weight", "encoder.bias", "W_dec", "b_dec"), folder)
+    needed = {"encoder.weight", "encoder.bias", "W_dec", "b_dec"}
+    missing = sorted(needed - weights.keys()) + ([] if "k" in config else ["k"])
+    if missing:
+        raise SaeFileError(
+            f"{folder.name} is no autoencoder of sparsify: it lacks {', '.join(missing)}."
+        )
     d_sae, d_in = weights["encoder.weight"].shape
     options: dict[str, Any] = {"d_in": d_in, "d_sae": d_sae, "k": config["k"]}
     options["decoder_norm"] = "unit" if config.get("normalize_decoder", True) else "free"
@@ -173,9 +178,3 @@ def _batch_topk(weights: dict[str, Tensor]) -> _Read:
     named["threshold"] = weights["threshold"].double().clamp_min(0)
     named["n_thresholds"] = torch.ones((), dtype=torch.long)
     return "batchtopk", {"k": int(weights["k"])}, named
-
-
-def _require(weights: dict[str, Tensor], names: tuple[str, ...], folder: Path) -> None:
-    missing = [name for name in names if name not in weights]
-    if missing:
-        raise SaeFileError(f"{folder.name} lacks the weights {', '.join(missing)}.")

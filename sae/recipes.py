@@ -52,7 +52,7 @@ def sae_options(
 
 def learn_options(
     architecture: str, *, d_sae: int, n_steps: int, learning_rate: float | None = None,
-    precision: Precision = "float32",
+    precision: Precision = "float32", resample_every: int | None = None,
 ) -> LearnOptions:  # fmt: skip
     """How an architecture learns.
 
@@ -62,6 +62,7 @@ def learn_options(
         n_steps: Steps of the training.
         learning_rate: In place of the published one.
         precision: Type of the matrix products.
+        resample_every: Steps between resamplings of dead latents; None: never.
     """
     rate = learning_rate
     if rate is None:
@@ -72,6 +73,7 @@ def learn_options(
         learning_rate=rate,
         betas=_BETAS.get(architecture, (0.9, 0.999)),
         precision=precision,
+        resample_every=resample_every,
     )
 
 

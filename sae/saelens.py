@@ -89,8 +89,13 @@ def load_saelens(folder: str | Path) -> SparseAutoencoder:
             "in SAELens first (fold_activation_norm_scaling_factor)."
         )
     ours = _OURS[theirs]
-    options = _options_of(ours, config)
-    options["decoder_norm"] = _norm_policy(weights["W_dec"])
+    try:
+        options = _options_of(ours, config)
+        options["decoder_norm"] = _norm_policy(weights["W_dec"])
+    except KeyError as error:
+        raise SaeFileError(
+            f"{folder.name} is no {theirs!r} of SAELens: it lacks {error}. Copy it again."
+        ) from error
     if config.get("rescale_acts_by_decoder_norm"):
         weights = _folded(weights)
         options["decoder_norm"] = "unit"

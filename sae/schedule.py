@@ -38,16 +38,32 @@ class ScheduleOptions:
 
     def learning_rate(self, step: int) -> float:
         """Factor of the learning rate at a step counted from 0; from just above 0 to 1."""
-        warmup = min(self.warmup_steps, self.n_steps // 10)
+        warmup = self._warmup
         if step < warmup:
-            return (step + 1) / (warmup + 1)
+            return self.warm_up(step)
         if self.decay == "cosine":
             done = (step - warmup) / max(self.n_steps - warmup, 1)
             return 0.5 * (1 + math.cos(math.pi * done))
         if self.decay == "linear":
-            n_decay = max(int(self.decay_fraction * self.n_steps), 1)
-            return min((self.n_steps - step) / n_decay, 1.0)
+            return min((self.n_steps - step) / self._n_decay, 1.0)
         return 1.0
+
+    def warm_up(self, step: int) -> float:
+        """Factor of the learning rate so many steps after a warm-up began, from just above 0 to 1."""
+        return min((step + 1) / (self._warmup + 1), 1.0)
+
+    @property
+    def steady_steps(self) -> int:
+        """Steps before a linear decay begins; all where there is none."""
+        return self.n_steps - self._n_decay if self.decay == "linear" else self.n_steps
+
+    @property
+    def _warmup(self) -> int:
+        return min(self.warmup_steps, self.n_steps // 10)
+
+    @property
+    def _n_decay(self) -> int:
+        return max(int(self.decay_fraction * self.n_steps), 1)
 
     def sparsity(self, step: int) -> float:
         """Factor of the sparsity penalty at a step, from just above 0 to 1."""

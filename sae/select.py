@@ -46,14 +46,14 @@ def top_k(
 
 def above(scores: Float[Tensor, "rows columns"], bound: float) -> Int64[Tensor, " found"]:
     """Flat positions of all entries larger than a bound, in order."""
-    if scores.is_cuda:
+    if scores.device.type != "cpu":
         return (scores.reshape(-1) > bound).nonzero().flatten()
     return torch.from_numpy(np.flatnonzero(scores.numpy() > bound))
 
 
 def first_argmax(scores: Float[Tensor, "rows columns"]) -> Int64[Tensor, " rows"]:
     """Column of each row's largest entry, the first of several equal ones."""
-    if scores.is_cuda or scores.dtype not in {torch.float32, torch.float64}:
+    if scores.device.type != "cpu" or scores.dtype not in {torch.float32, torch.float64}:
         return scores.max(dim=1).indices
     return torch.from_numpy(scores.numpy().argmax(axis=1))
 
@@ -63,7 +63,7 @@ def _reaching(scores: Float[Tensor, "rows columns"], k: int) -> Int64[Tensor, " 
     n_columns = scores.shape[1]
     depth = int(math.sqrt(n_columns / k))
     n_blocks = n_columns // max(depth, 1)
-    if scores.is_cuda or scores.dtype != torch.float32 or depth < 4 or n_blocks <= k:
+    if scores.device.type != "cpu" or scores.dtype != torch.float32 or depth < 4 or n_blocks <= k:
         return None
     whole = scores[:, : depth * n_blocks].reshape(len(scores), depth, n_blocks)
     maxima = whole.amax(1).numpy()

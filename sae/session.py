@@ -124,6 +124,7 @@ class _Session:
         self._settings = {
             "source": source.describe(),
             "report_every": trainer.report_every,
+            "n_processes": dist.get_world_size() if _together() else 1,
             "specs": {spec.name: dataclasses.asdict(spec) for spec in specs},
             "sites": {name: dataclasses.asdict(rows) for name, rows in sites.items()},
         }
@@ -199,12 +200,21 @@ class _Session:
         if state is None:
             return 0
         self._trainer.load_state_dict(state["trainer"])
-        self._source.load_state_dict(state["source"])
+        self._source.load_state_dict(state["sources"][dist.get_rank() if _together() else 0])
         return self._trainer.step_count
 
     def _checkpoint(self) -> None:
-        if self._folder is not None and _is_first():
-            state = {"trainer": self._trainer.state_dict(), "source": self._source.state_dict()}
+        """Keep what is trained so far.
+
+        Losses are looked at every so many steps: weights may have left the finite numbers since.
+        """
+        for learner in self._trainer.learners.values():
+            learner.require_finite()
+        if self._folder is None:
+            return
+        sources = _of_all(self._source.state_dict())
+        if _is_first():
+            state = {"trainer": self._trainer.state_dict(), "sources": sources}
             write_checkpoint(self._folder, self._settings, state)
 
 
@@ -266,5 +276,18 @@ def _result(
     )  # fmt: skip
 
 
+def _together() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
 def _is_first() -> bool:
-    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+    return not _together() or dist.get_rank() == 0
+
+
+def _of_all(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """The states of all processes' sources, for the first; each has rows of its own."""
+    if not _together():
+        return [state]
+    found: list[Any] = [{}] * dist.get_world_size()
+    dist.gather_object(state, found if _is_first() else None)
+    return found

@@ -87,8 +87,15 @@ def _read_options(path: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise SaeFileError(f"{path} must be JSON: {error}") from error
-    if stored.get("schema") != SCHEMA:
+    schema = stored.get("schema") if isinstance(stored, dict) else None
+    if schema != SCHEMA:
         raise SaeFileError(
-            f"{path} must be of schema {SCHEMA}, got {stored.get('schema')!r}; update fluoroscope."
+            f"{path} must be of schema {SCHEMA}, got {schema!r}; update fluoroscope."
+        )
+    missing = {"options", "metadata", "weights_sha256"} - stored.keys()
+    if missing or "architecture" not in stored["options"]:
+        raise SaeFileError(
+            f"{path} lacks {', '.join(sorted(missing)) or 'the architecture'}; it is damaged. Copy the "
+            "folder again."
         )
     return stored

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -63,15 +64,56 @@ def test_imports_inside_the_package_are_relative(room: str) -> None:
                 assert top != "fluoroscope", f"{path.relative_to(ROOT)}: import relatively"
 
 
-def test_every_package_folder_is_packaged() -> None:
-    listed = set(PROJECT["tool"]["setuptools"]["packages"])
-    found = {"fluoroscope"}
-    for room in ALLOWED:
-        prefix = "" if room == "fluoroscope" else f".{room}"
-        for init in (ROOT / room).rglob("__init__.py"):
-            below = init.parent.relative_to(ROOT / room).parts
-            found.add(".".join([f"fluoroscope{prefix}", *below]))
-    assert listed == found
+def shipped() -> list[Path]:
+    """Every file of the rooms, code and data, below the repository."""
+    return [
+        path.relative_to(ROOT)
+        for room in ALLOWED
+        for path in sorted((ROOT / room).rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
+    ]
+
+
+def package_of(folder: Path) -> str:
+    """Import name of a folder; the front door's stands for the package itself."""
+    return ".".join(
+        folder.parts if folder.parts[0] == "fluoroscope" else ("fluoroscope", *folder.parts)
+    )
+
+
+def test_every_folder_of_code_or_data_is_packaged() -> None:
+    listed = PROJECT["tool"]["setuptools"]["packages"]
+    assert listed == sorted({package_of(path.parent) for path in shipped()})
+
+
+def test_every_data_file_is_packaged() -> None:
+    """A wheel holds beside code what a glob names; an editable install hides what is forgotten."""
+    globs = PROJECT["tool"]["setuptools"]["package-data"]
+    data = [path for path in shipped() if path.suffix != ".py"]
+    assert len(data) > 10
+    left = [p for p in data if not any(p.match(g) for g in globs.get(package_of(p.parent), ()))]
+    assert not left, "name them under package-data in pyproject.toml"
+    for package, patterns in globs.items():
+        for pattern in patterns:
+            mine = [p for p in data if package_of(p.parent) == package and p.match(pattern)]
+            assert mine, f"{package} has no {pattern}"
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_every_file_and_nothing_else(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for path in [*shipped(), Path("pyproject.toml"), Path("README.md"), Path("LICENSE")]:
+        (source / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / path, source / path)
+    options = ["--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", tmp_path]
+    command = [sys.executable, "-m", "pip", "wheel", *options, source]
+    told = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "ambiguous" not in told.stderr, "a folder of data is not listed among the packages"
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        held = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert held == {
+        "/".join([*package_of(path.parent).split("."), path.name]) for path in shipped()
+    }
 
 
 def test_no_copied_model_code() -> None:

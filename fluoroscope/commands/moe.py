@@ -94,26 +94,31 @@ def profile(
     )
     opened = open_model(model, device=device, dtype=dtype)
     texts = _texts(opened, text, tokens, context)
+    run = None if output is None else open_or_make(output, opened)
+    results: dict[str, Any] = {}
+
+    def keep(name: str, result: Any) -> None:
+        results[name] = result
+        if run is not None:
+            run.add_result(name, result)
+
     with terminal.track("Profiling", "tokens") as progress:
         found = profile_experts(opened, texts, chosen, progress=progress)
-    results: dict[str, Any] = {"expert_profile": found}
+    keep("expert_profile", found)
     if confirm and found.super_experts:
         with terminal.track("Confirming", "measurements") as progress:
-            results["expert_confirmation"] = confirm_experts(
+            tested = confirm_experts(
                 opened, texts, found.super_experts, n_random=confirm, progress=progress
             )
+        keep("expert_confirmation", tested)
     if against:
         corpora = {"the text profiled": texts} | {
             Path(name).name: _texts(opened, [name], tokens, context) for name in against
         }
         with terminal.track("Other corpora", "tokens") as progress:
-            results["expert_agnosticism"] = data_agnosticism(
-                opened, corpora, chosen, progress=progress
-            )
+            agreed = data_agnosticism(opened, corpora, chosen, progress=progress)
+        keep("expert_agnosticism", agreed)
     if output is not None:
-        run = open_or_make(output, opened)
-        for name, result in results.items():
-            run.add_result(name, result)
         terminal.wrote(output)
     table = Table("expert", "super", "largest output", "dimension", "position", "neurons")
     for i in range(min(10, len(found.ranked_value))):
@@ -172,23 +177,18 @@ def prune(
     import numpy as np
 
     from ..moe.ablate import save_pruned
-    from ..moe.criterion import CriterionOptions
     from ..moe.effects import pruning_effects
-    from ..moe.profile import profile_experts
+    from ..moe.saving import require_new
     from ..probes import open_model
 
     given = [_expert(name) for name in expert or ()]
+    if save is not None:
+        require_new(save)
     opened = open_model(model, device=device, dtype=dtype)
     texts = _texts(opened, text, tokens, context)
     run = None if output is None else open_or_make(output, opened)
     if not given:
-        with terminal.track("Profiling", "tokens") as progress:
-            found = profile_experts(
-                opened, texts, CriterionOptions(quantile=quantile), progress=progress
-            )
-        given = found.super_experts
-        if run is not None:
-            run.add_result("expert_profile", found)
+        given = _super_experts(terminal, opened, texts, quantile, run)
     with terminal.track("Pruning", "conditions") as progress:
         effects = pruning_effects(
             opened, texts, given, mode=mode, prompt=prompt, n_random=draws, progress=progress
@@ -248,27 +248,22 @@ def quantise(
 
     Example: fluoroscope moe quantise --model path/to/moe -e 1:68 --bits 8 --bits 4
     """
-    from ..moe.criterion import CriterionOptions
-    from ..moe.profile import profile_experts
     from ..moe.quantise import BITS, quantisation_effects
     from ..probes import open_model
 
     given = [_expert(name) for name in expert or ()]
     opened = open_model(model, device=device, dtype=dtype)
     texts = _texts(opened, text, tokens, context)
+    run = None if output is None else open_or_make(output, opened)
     if not given:
-        with terminal.track("Profiling", "tokens") as progress:
-            found = profile_experts(
-                opened, texts, CriterionOptions(quantile=quantile), progress=progress
-            )
-        given = found.super_experts
+        given = _super_experts(terminal, opened, texts, quantile, run)
     with terminal.track("Rounding", "measurements") as progress:
         effects = quantisation_effects(
             opened, texts, given, bits=bits or BITS, n_random=draws, progress=progress
         )
-    if output is not None:
-        open_or_make(output, opened).add_result("expert_quantisation", effects)
-        terminal.wrote(output)
+    if run is not None:
+        run.add_result("expert_quantisation", effects)
+        terminal.wrote(str(output))
     table = Table("bits", "loss (nats)", "loss, random others", "largest activation")
     random = [float(row.mean()) if len(row) else None for row in effects.random_loss]
     for i, width in enumerate(effects.bits):
@@ -306,21 +301,17 @@ def carve(
     """
     from ..moe.carve import CarveOptions
     from ..moe.carve import carve as carve_model
+    from ..moe.saving import require_new, save_model
     from ..probes import open_model
-    from ..probes.errors import RunExistsError
     from ..probes.readings import next_token
 
     chosen = CarveOptions(n_experts=experts, n_active=active, grouping=grouping, n_rows=tokens)
-    if output.exists() and any(output.iterdir()):
-        raise RunExistsError(f"{output} must be new or empty; give another folder.")
+    require_new(output)
     opened = open_model(model, device=device, dtype=dtype)
     texts = _texts(opened, text, tokens, context)
     with terminal.track("Carving", "layers") as progress:
         made = carve_model(opened, texts, chosen, progress=progress)
-    made.model.module.save_pretrained(output)
-    if opened.has_tokenizer:
-        opened.tokenizer.save_pretrained(output)
-    terminal.wrote(output)
+    terminal.wrote(save_model(made.model, output))
     before, after = next_token(opened, texts).loss, next_token(made.model, texts).loss
     terminal.show(f"Loss on the calibration texts: {before:.4f} dense, {after:.4f} carved (nats)")
     return {"folder": str(output), "loss_dense": before, "loss_carved": after}
@@ -338,6 +329,22 @@ def _texts(opened: Any, text: list[str] | None, tokens: int, context: int) -> An
     )  # fmt: skip
     kept = [w for w in found if len(w.ids) > 1]
     return Texts(tuple(w.ids for w in kept), tuple(w.name for w in kept))
+
+
+def _super_experts(
+    terminal: Terminal, model: Any, texts: Any, quantile: float, run: Any
+) -> list[tuple[int, int]]:
+    """Those that profiling finds; the profile goes into the run file, if there is one."""
+    from ..moe.criterion import CriterionOptions
+    from ..moe.profile import profile_experts
+
+    with terminal.track("Profiling", "tokens") as progress:
+        found = profile_experts(
+            model, texts, CriterionOptions(quantile=quantile), progress=progress
+        )
+    if run is not None:
+        run.add_result("expert_profile", found)
+    return found.super_experts
 
 
 def _expert(name: str) -> tuple[int, int]:

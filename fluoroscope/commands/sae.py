@@ -70,6 +70,14 @@ LossTokens = Annotated[
 Cards = Annotated[
     int, typer.Option(min=1, help="For --compare: cards of each architecture's features.")
 ]
+Resample = Annotated[
+    int | None,
+    typer.Option(
+        "--resample-every", min=2,
+        help="Steps after which latents silent for half as many begin anew at rows rebuilt badly; left "
+        "out: never.",
+    ),
+]  # fmt: skip
 Every = Annotated[int, typer.Option("--checkpoint-every", min=1, help="Steps between checkpoints.")]
 Folder = Annotated[
     Path, typer.Option("--output", "-o", help="Folder for the autoencoders and the checkpoint.")
@@ -98,6 +106,7 @@ def train(
     compare: Compare = False,
     loss_tokens: LossTokens = 2048,
     cards: Cards = 8,
+    resample_every: Resample = None,
     checkpoint_every: Every = 500,
     bfloat16: Bfloat16 = False,
     output: Folder = Path("sae"),
@@ -125,7 +134,7 @@ def train(
     learning = {
         kind: learn_options(
             kind, d_sae=latents, n_steps=steps, learning_rate=learning_rate,
-            precision="bfloat16" if bfloat16 else "float32",
+            precision="bfloat16" if bfloat16 else "float32", resample_every=resample_every,
         )
         for kind in kinds
     }  # fmt: skip

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gzip
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ SYMBOLS = " #+-.0123456789;=BKNOQRabcdefghx"
 START = ";"
 GAMES = Path(__file__).parents[1] / "data" / "games.pgn.gz"
 """Games that come with the package."""
+
+MOST_ALIKE = 200
+"""So many games in a row that were played before end the playing."""
 
 Progress = Callable[[int, int, str], None]
 
@@ -74,7 +78,8 @@ def play_games(
 
     Raises:
         MissingPackageError: The package `chess` is not installed.
-        OptionError: There is no engine of that name, or a number is out of range.
+        OptionError: There is no engine of that name, a number is out of range, or there are not so many
+            different games of that kind.
     """
     if n_games < 1 or depth < 1 or n_plies < 2 or not 0 <= random_share <= 1:
         raise OptionError(
@@ -84,6 +89,7 @@ def play_games(
     chess = require_chess()
     generator = random.Random(seed)
     games: dict[str, None] = {}
+    n_alike = 0
     with _player(engine, depth) as best:
         while len(games) < n_games:
             board, written = chess.Board(), []
@@ -95,7 +101,14 @@ def play_games(
                     move = best(board)
                 written.append(board.san(move))
                 board.push(move)
-            games[game_text(written)] = None
+            game = game_text(written)
+            n_alike = n_alike + 1 if game in games else 0
+            if n_alike == MOST_ALIKE:
+                raise OptionError(
+                    f"Only {len(games):,} different games came out, {MOST_ALIKE} in a row were among "
+                    f"them already; ask for fewer than {n_games:,}, or for more random moves."
+                )
+            games[game] = None
             if progress is not None:
                 progress(len(games), n_games, "games")
     return list(games)
@@ -116,7 +129,9 @@ def write_games(games: list[str], path: str | Path) -> Path:
 
 
 def read_games(path: str | Path | None = None) -> list[str]:
-    """Read games from PGN; tags, comments, variations and results are left out.
+    """Read games from PGN; tags, comments, variations, annotations and results are left out.
+
+    Games that do not begin at the usual position (a FEN tag) are left out whole.
 
     Args:
         path: A .pgn or .pgn.gz file; None for the games that come with the package.
@@ -134,6 +149,7 @@ def read_games(path: str | Path | None = None) -> list[str]:
         raise CorpusError(
             f"{path.name} must be PGN in UTF-8, plain or gzipped: {error}."
         ) from error
+    text = re.sub(r"\{[^}]*\}", " ", text)  # comments, which may hold lines of any kind
     games = [game for game in map(_plain, _movetexts(text)) if game is not None]
     if not games:
         raise CorpusError(f"{path.name} holds no game written as 1.e4 e5 2.Nf3; give PGN.")
@@ -143,17 +159,23 @@ def read_games(path: str | Path | None = None) -> list[str]:
 def _movetexts(text: str) -> Iterator[str]:
     """Text of each game: what stands between tags or blank lines."""
     lines: list[str] = []
+    is_set_up = False
     for line in [*text.splitlines(), ""]:
         if line.strip() and not line.startswith("["):
-            lines.append(line.strip())
+            lines.append(line.partition(";")[0].strip())
         elif lines:
-            yield " ".join(lines)
-            lines = []
+            if not is_set_up:
+                yield " ".join(lines)
+            lines, is_set_up = [], False
+        is_set_up |= line.startswith("[FEN ")
 
 
 def _plain(movetext: str) -> str | None:
-    """A game's text, or None where it holds more than moves (comments, variations, a set-up)."""
-    words = movetext.replace(".", ". ").split()
+    """A game's text, or None where something is left that is no move in these 32 symbols."""
+    moves_alone = re.sub(r"\$\d+|[!?]+", " ", movetext)
+    while moves_alone != (moves_alone := re.sub(r"\([^()]*\)", " ", moves_alone)):
+        pass  # variations stand in one another
+    words = moves_alone.replace(".", ". ").split()
     moves = [w for w in words if not w.rstrip(".").isdigit() and w not in _RESULTS]
     game = game_text(moves)
     return game if moves and set(game) <= set(SYMBOLS) else None

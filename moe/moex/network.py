@@ -42,6 +42,8 @@ from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 
 from .config import MoexConfig
 
+IGNORED = -100
+"""Label of positions that are not predicted, for all losses of transformers."""
 LEAST_DEVIATION = 1e-6
 """Smallest standard deviation a score divides by."""
 
@@ -249,7 +251,10 @@ class MoexForCausalLM(_Initialised, GPT2LMHeadModel):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """GPT-2's pass; with labels, the loss is next-token loss plus weighted balancing loss."""
+        """GPT-2's pass; with labels, the loss is next-token loss plus weighted balancing loss.
+
+        Padding is not balanced: what the attention mask leaves out or, without one, has no label.
+        """
         ids = cast("torch.LongTensor | None", input_ids)
         if labels is None and not output_router_logits:
             return super().forward(ids, *args, return_dict=return_dict, **kwargs)
@@ -261,7 +266,13 @@ class MoexForCausalLM(_Initialised, GPT2LMHeadModel):
             found.router_logits = tuple(scores for scores, _, _ in routed)
         if labels is not None:
             found.lm_loss = out.loss
-            each = [balance_loss(*r, temperature=self.config.gate_temperature) for r in routed]
+            mask = kwargs.get("attention_mask")
+            is_given = mask is not None and mask.shape == labels.shape
+            real = (mask.bool() if is_given else labels != IGNORED).flatten()
+            each = [
+                balance_loss(*(part[real] for part in r), temperature=self.config.gate_temperature)
+                for r in routed
+            ]
             found.balance_loss = torch.stack(each).mean()
             found.loss = out.loss + self.config.balance_coefficient * found.balance_loss
         return found if return_dict is not False else found.to_tuple()

@@ -19,11 +19,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ...probes.errors import OptionError, RunMismatchError
+from .network import IGNORED
 
 Progress = Callable[[int, int, str], None]
-
-IGNORED = -100
-"""Label of positions that are not predicted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

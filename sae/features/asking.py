@@ -8,12 +8,11 @@ import numpy as np
 import torch
 
 from ...probes.capture import capture
-from ...probes.digest import tensors_digest
 from ...probes.errors import FluoroscopeError, OptionError
 from ...probes.model import Model
 from ...probes.runfile import Run
-from ..metrics import Dictionary, atoms_of, sparse_codes
-from .build import Progress, build_index
+from ..metrics import Dictionary, sparse_codes
+from .build import Progress, build_index, made_from
 from .index import FeatureIndex, Firing, Strongest, find_tokens, index_path
 
 
@@ -25,9 +24,9 @@ def open_index(
     name: str = "sae",
     progress: Progress | None = None,
 ) -> FeatureIndex:
-    """The index beside a run file; built where there is none or one of other atoms or rows."""
+    """The index beside a run file; built where there is none, or one of another dictionary or run."""
     path = index_path(run.path, site, name)
-    if path.is_file() and _fits(path, run, site, dictionary):
+    if path.is_file() and _fits(path, run, dictionary):
         return FeatureIndex(path)
     return build_index(run, site, dictionary, path, name=name, progress=progress)
 
@@ -68,11 +67,9 @@ def firing_on_text(model: Model, site: str, dictionary: Dictionary, text: str) -
     )
 
 
-def _fits(path: Path, run: Run, site: str, dictionary: Dictionary) -> bool:
+def _fits(path: Path, run: Run, dictionary: Dictionary) -> bool:
     try:
         index = FeatureIndex(path)
     except FluoroscopeError:
         return False
-    digest = tensors_digest([("W_dec", atoms_of(dictionary))])
-    n_rows = len(run.activations[site])
-    return index.meta["atoms_digest"] == digest and index.n_rows == n_rows
+    return index.meta.items() >= made_from(run, dictionary).items()

@@ -26,6 +26,7 @@ from ...probes.digest import tensors_digest
 from ...probes.errors import OptionError
 from ...probes.runfile import Run
 from ...probes.runfile.atomic import replacing
+from ..base import SparseAutoencoder
 from ..metrics.dictionary import Dictionary, atoms_of, sparse_codes
 from .index import KIND, SCHEMA, FeatureIndex, index_path
 
@@ -47,6 +48,21 @@ def kept_rows(run: Run) -> Bool[np.ndarray, " tokens"]:
     if run.has_vocabulary:
         kept &= ~np.isin(tokens.ids, sorted(run.vocabulary.special))
     return kept
+
+
+def made_from(run: Run, dictionary: Dictionary) -> dict[str, Any]:
+    """What an index is of, ready for JSON: it is stale where any of this has changed."""
+    tensors = {"W_dec": atoms_of(dictionary)}
+    options = None
+    if isinstance(dictionary, SparseAutoencoder):
+        tensors, options = dictionary.state_dict(), dictionary.describe()
+    return {
+        "dictionary_digest": tensors_digest(tensors.items()),
+        "options": json.loads(json.dumps(options)),
+        "weights_digest": run.provenance.model.get("weights_digest"),
+        "run_created": run.provenance.created,
+        "n_rows": len(run.tokens.ids),
+    }
 
 
 @torch.no_grad()
@@ -93,8 +109,7 @@ def build_index(
         "name": name,
         "d_sae": len(atoms),
         "n_kept": int(kept_rows(run).sum()),
-        "atoms_digest": tensors_digest([("W_dec", atoms)]),
-        "weights_digest": run.provenance.model.get("weights_digest"),
+        **made_from(run, dictionary),
     }
     with (
         tempfile.TemporaryFile(dir=target.parent) as entries,

@@ -5,11 +5,6 @@ feature's activation on every token, the histogram of its activations, what its 
 the logits, whose direction is nearest, and who fires with it. An index lists many more features by
 number.
 
-Logit effects are the decoder direction through the unembedding, `W_U (d / |d|)` with the final
-norm's own scale folded in and centred over the vocabulary: what one unit of the feature adds to
-each logit where the norm divides by 1. It is the direct effect only, and says little far from the
-last layer.
-
 Windows hold twenty tokens before the one shown and ten after. Ordinary contexts come from fifths of
 the rows a feature fires on (equal numbers of rows), drawn evenly within each.
 
@@ -21,19 +16,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from ...probes.errors import OptionError
 from ...probes.model import Model
 from ...probes.results import Result, described
 from ...probes.runfile import Run
 from ..metrics import Dictionary, atoms_of
-from ..metrics.matching import unit_rows
+from .directions import N_NEIGHBOURS, LogitEffects, nearest_directions
 from .index import FeatureIndex
 
 Progress = Callable[[int, int, str], None]
@@ -41,8 +35,6 @@ Progress = Callable[[int, int, str], None]
 RULE = "density between 1e-4 and 0.1, largest kurtosis of logit effects first"
 LOW, HIGH = 1e-4, 0.1
 N_BINS = 24
-N_LOGITS = 10
-N_NEIGHBOURS = 5
 N_POSITIONS = 8
 
 
@@ -152,13 +144,13 @@ def feature_cards(
     """
     options = options or CardOptions()
     atoms = atoms_of(dictionary)
-    effects = _Effects(model, atoms)
+    effects = LogitEffects(model, atoms)
     listed = _listed(index, effects, options.n_listed)
     chosen = list(features) if features is not None else listed[: options.n_features].tolist()
     outside = [f for f in chosen if not 0 <= f < index.d_sae]
     if outside:
         raise OptionError(f"Features are numbered 0 to {index.d_sae - 1}, got {outside[0]}.")
-    neighbours = _neighbours(atoms, np.array([*listed, *chosen]))
+    neighbours = nearest_directions(atoms, np.array([*listed, *chosen]))
     density, maxima, mean = index.density(), index.maxima(), index.mean_active()
     cards = []
     for number, feature in enumerate(chosen):
@@ -202,56 +194,7 @@ def feature_cards(
     )
 
 
-class _Effects:
-    """Logit effects of decoder directions, a stretch of directions at a time."""
-
-    def __init__(self, model: Model | None, atoms: Float[Tensor, "latents d_model"]) -> None:
-        self._weight: Tensor | None = None
-        self._read = unit_rows(atoms).float()
-        if model is not None and atoms.shape[1] == model.d_model:
-            # At this length the norm divides by 1, whatever its kind; what it adds is taken out.
-            size = atoms.shape[1] ** 0.5
-            rows = (self._read * size).to(model.device, model.dtype)
-            read = model.final_norm(rows) - model.final_norm(torch.zeros_like(rows[:1]))
-            self._read = read.float().cpu() / size
-            weight = cast(Tensor, model.unembedding.weight).detach().float().cpu()
-            self._weight = weight - weight.mean(0)  # centred over the vocabulary
-
-    def kurtosis(self, features: Int[np.ndarray, " features"]) -> Float[np.ndarray, " features"]:
-        """How far a few tokens stand out among a direction's logit effects; 0 without a model."""
-        if self._weight is None:
-            return np.zeros(len(features))
-        parts = []
-        for start in range(0, len(features), 64):
-            effects = self._of(features[start : start + 64].tolist())
-            spread = effects.square().mean(1)
-            parts.append(effects.pow(4).mean(1) / spread.square().clamp(min=1e-20))
-        return torch.cat(parts).numpy() if parts else np.zeros(0)
-
-    def extremes(
-        self, features: Sequence[int]
-    ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        """Token ids and effects of the most raised and of the most lowered logits."""
-        if self._weight is None:
-            none = np.full((len(features), N_LOGITS), -1)
-            return (none, np.zeros(none.shape)), (none, np.zeros(none.shape))
-        ups, downs = [], []
-        for start in range(0, len(features), 64):
-            effects = self._of(features[start : start + 64])
-            ups.append(effects.topk(N_LOGITS, dim=1))
-            downs.append(effects.topk(N_LOGITS, dim=1, largest=False))
-        found = []
-        for parts in (ups, downs):
-            ids = torch.cat([part.indices for part in parts]).numpy()
-            found.append((ids, torch.cat([part.values for part in parts]).double().numpy()))
-        return found[0], found[1]
-
-    def _of(self, features: Sequence[int]) -> Float[Tensor, "features d_vocab"]:
-        assert self._weight is not None
-        return self._read[list(features)] @ self._weight.T
-
-
-def _listed(index: FeatureIndex, effects: _Effects, n: int) -> Int[np.ndarray, " listed"]:
+def _listed(index: FeatureIndex, effects: LogitEffects, n: int) -> Int[np.ndarray, " listed"]:
     """Features of the index, by the rule; others that fire where too few pass it.
 
     Raises:
@@ -269,25 +212,6 @@ def _listed(index: FeatureIndex, effects: _Effects, n: int) -> Int[np.ndarray, "
             "site it was trained on?"
         )
     return order.astype(np.int64)
-
-
-def _neighbours(
-    atoms: Float[Tensor, "latents d_model"], features: Int[np.ndarray, " features"]
-) -> tuple[np.ndarray, np.ndarray]:
-    unit = unit_rows(atoms).float()
-    n = min(N_NEIGHBOURS, len(unit) - 1)
-    ids, cosines = (
-        np.full((len(features), N_NEIGHBOURS), -1),
-        np.zeros((len(features), N_NEIGHBOURS)),
-    )
-    for start in range(0, len(features), 256):
-        chosen = torch.from_numpy(features[start : start + 256])
-        products = unit[chosen] @ unit.T
-        products[torch.arange(len(chosen)), chosen] = -2.0
-        best = products.topk(n, dim=1)
-        ids[start : start + 256, :n] = best.indices.numpy()
-        cosines[start : start + 256, :n] = best.values.numpy()
-    return ids, cosines
 
 
 def _top_tokens(run: Run, index: FeatureIndex, features: np.ndarray) -> Int[np.ndarray, " listed"]:

@@ -33,10 +33,20 @@ class Dictionary(Protocol):
         ...
 
 
+def device_of(dictionary: Dictionary) -> torch.device:
+    """Where a dictionary computes; rows may lie elsewhere."""
+    return torch.as_tensor(dictionary.W_dec).device
+
+
 def sparse_codes(dictionary: Dictionary, rows: Float[Tensor, "rows d_model"]) -> SparseCodes:
-    """Active latents of rows, by the dictionary's own sparse path where it has one."""
+    """Active latents of rows, by the dictionary's own sparse path where it has one.
+
+    They lie where the rows do.
+    """
     own = getattr(dictionary, "encode_sparse", None)
-    return as_sparse(dictionary.encode(rows)) if own is None else own(rows)
+    there = rows.to(device_of(dictionary))
+    codes = as_sparse(dictionary.encode(there)) if own is None else own(there)
+    return codes.to(rows.device)
 
 
 def rebuild(
@@ -59,7 +69,7 @@ def rebuild(
         )
     if not hasattr(dictionary, "encode_sparse") and isinstance(codes, SparseCodes):
         codes = codes.dense()
-    made = dictionary.decode(codes)
+    made = dictionary.decode(codes.to(device_of(dictionary))).to(rows.device)
     if getattr(options, "input_norm", "none") == "token_std":
         mean, deviation = row_moments(rows)
         made = made * deviation + mean

@@ -33,7 +33,7 @@ from ...probes.model import Model
 from ...probes.readings.bootstrap import mean_with_interval
 from ...probes.readings.loss import token_scores
 from ...probes.readings.texts import Texts
-from .dictionary import Dictionary, rebuild
+from .dictionary import Dictionary, device_of, rebuild
 
 Progress = Callable[[int, int, str], None]
 CodeEdit = Callable[[Tensor], Tensor]
@@ -94,18 +94,21 @@ def splice(
 ) -> Edit:
     """An edit that puts reconstructions in the place of activations.
 
-    Args: dictionary: Encodes and decodes rows. where: Positions to replace; None replaces all.
-        edit_codes: Changes codes on the way, to knock out a latent, say. error_term: Add what the
-        dictionary fails to reconstruct, so that nothing but the edit of codes changes the model.
+    Args:
+        dictionary: Encodes and decodes rows, on its own device.
+        where: Positions to replace; None replaces all.
+        edit_codes: Changes codes on the way, to knock out a latent, say.
+        error_term: Add what the dictionary fails to reconstruct, so that nothing but the edit of
+            codes changes the model.
     """
 
     def edit(value: Tensor) -> Tensor:
-        rows = value.reshape(-1, value.shape[-1]).float()
+        rows = value.reshape(-1, value.shape[-1]).float().to(device_of(dictionary))
         codes = dictionary.encode(rows)
         made = rebuild(dictionary, codes if edit_codes is None else edit_codes(codes), rows)
         if error_term:
             made = rows + (made - rebuild(dictionary, codes, rows))
-        made = made.to(value.dtype).reshape(value.shape)
+        made = made.to(value).reshape(value.shape)
         return (
             made if where is None else torch.where(where.to(value.device)[..., None], made, value)
         )

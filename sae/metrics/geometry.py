@@ -87,8 +87,9 @@ def coactive_babel(
         used: Which of them are no padding.
         up_to: Largest size r.
 
-    Returns: For r = 1 ... up_to the mean of `mu_1(r)` over rows with more than r latents; NaN where
-        there is no such row.
+    Returns:
+        For r = 1 ... up_to the mean of `mu_1(r)` over rows with more than r latents; NaN where there
+        is no such row.
     """
     atoms = unit_rows(dictionary).float()
     totals, counts = torch.zeros(up_to, dtype=torch.float64), torch.zeros(up_to, dtype=torch.int64)
@@ -190,8 +191,9 @@ def gram_errors(
         truth: True atoms.
         levels: Level of each true atom.
 
-    Returns: Mean of `(G - G_true)^2` over pairs of one level, and over pairs of different levels.
-        The paper names the idea; the normaliser (a mean over pairs) is ours.
+    Returns:
+        Mean of `(G - G_true)^2` over pairs of one level, and over pairs of different levels. The
+        paper names the idea; the normaliser (a mean over pairs) is ours.
     """
     difference = (unit_rows(learned) @ unit_rows(learned).T).numpy()
     difference = np.square(difference - (unit_rows(truth) @ unit_rows(truth).T).numpy())

@@ -38,6 +38,17 @@ class Claim:
     bound: float = 0.0
     """The bound."""
 
+    @classmethod
+    def over_seeds(
+        cls, values: Sequence[float] | Float[np.ndarray, " seeds"], *, text: str, paper: str,
+        side: Side, bound: float = 0.0,
+    ) -> Claim:  # fmt: skip
+        """A claim about the mean over seeds, with Student's interval."""
+        estimate, low, high = seed_interval(values)
+        return cls(
+            text=text, paper=paper, estimate=estimate, low=low, high=high, side=side, bound=bound
+        )
+
     @property
     def verdict(self) -> Verdict:
         """Whether the interval decides."""

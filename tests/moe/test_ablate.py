@@ -83,6 +83,21 @@ def test_modes_do_to_the_gates_what_they_say(family: str) -> None:
     torch.testing.assert_close(*(w / w.sum(-1, keepdim=True) for w in shares))
 
 
+def test_no_correction_brings_a_rerouted_expert_back() -> None:
+    """DeepSeek-V3 chooses by sigmoid scores plus a bias, which in trained models outweighs them."""
+    model, ids = plant(grown("deepseek_v3")), some_ids()
+    layer, expert = PLANTED[0]
+    router = next(found.router for found in moe_layers(model) if found.index == layer)
+    router.e_score_correction_bias[expert] = 9.0
+    held = router.e_score_correction_bias
+    before = held.clone()
+    with ablate_experts(model, [PLANTED[0]], mode="reroute"), watch_routing(model) as seen:
+        logits(model, ids)
+    assert not bool((seen[layer].expert_ids == expert).any())
+    assert router.e_score_correction_bias is held
+    assert torch.equal(held, before)
+
+
 def test_pruning_planted_experts_takes_their_steps_away() -> None:
     model, ids = plant(grown("qwen3_moe")), some_ids()
 

@@ -103,6 +103,19 @@ def test_clusters_are_balanced_whatever_the_points(seed: int) -> None:
     assert groups.flatten().sort().values.tolist() == list(range(60))
 
 
+@pytest.mark.parametrize("grouping", ["coactivation", "weights", "random"])
+def test_a_model_in_bfloat16_is_carved(grouping: str) -> None:
+    model = dense("llama")
+    model.module.to(torch.bfloat16)
+    model = wrap_model(model.module, byte_tokenizer(), name="half")
+    options = CarveOptions(n_experts=2, n_active=1, grouping=grouping)  # type: ignore[arg-type]
+    made = carve(model, texts(), options)
+    assert made.model.dtype == torch.bfloat16
+    with active_experts(made.model, 2):
+        got = logits(made.model, some_ids())
+    torch.testing.assert_close(got, logits(model, some_ids()), rtol=0.1, atol=0.05)
+
+
 def test_what_cannot_be_carved_is_refused() -> None:
     with pytest.raises(OptionError, match="divide the 48 neurons .* 2, 3, 4, 6"):
         carve(dense("llama"), texts(), CarveOptions(n_experts=5))

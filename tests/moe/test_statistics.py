@@ -133,6 +133,24 @@ def test_the_shared_expert_has_the_last_column(family: str) -> None:
     assert found.load[0, -1].item() == ids.numel()
 
 
+def test_the_shared_experts_gate_weight_is_its_sigmoids() -> None:
+    """Qwen2-MoE multiplies its shared expert by a sigmoid of its own; DeepSeek adds it as it is."""
+    model, ids = grown("qwen2_moe"), some_ids(2, 6)
+    layer = moe_layers(model)[0]
+    seen: list[Tensor] = []
+    assert layer.shared_gate is not None
+    handle = layer.block.register_forward_pre_hook(lambda m, a: seen.append(a[0].flatten(0, -2)))
+    found = statistics(model, ids)
+    handle.remove()
+    with torch.no_grad():
+        gates = layer.shared_gate(seen[0]).sigmoid()[:, 0]
+    at = int(found.texts[0, -1]) * 6 + int(found.positions[0, -1])
+    assert found.gate_weights[0, -1].item() == pytest.approx(gates[at].item(), rel=1e-5)
+    assert found.gate_sums[0, -1].item() == pytest.approx(gates.sum().item(), rel=1e-5)
+    plain = statistics(grown("deepseek_v3"), ids)
+    assert plain.gate_sums[0, -1].item() == ids.numel()
+
+
 @pytest.mark.parametrize("split", [(1, 1, 1, 1), (3, 1)])
 def test_any_split_into_batches_gives_the_same(split: tuple[int, ...]) -> None:
     model, ids = grown("qwen3_moe"), some_ids()
@@ -257,6 +275,8 @@ def test_generation_with_a_cache_counts_every_token_once() -> None:
     assert found.n_tokens == 6 + 4
     assert found.n_texts == 1
     assert int(found.first_load[:, :N_EXPERTS].sum()) == 2 * len(found.layers)
+    assert int(found.positions.max()) > 5, "some maximum stands on a generated token"
+    assert set(found.texts[found.maxima > 0].tolist()) == {0}
 
 
 def test_a_dense_model_is_refused_with_what_it_has() -> None:

@@ -148,6 +148,22 @@ def test_token_standardisation_is_undone(name):
 
 
 @pytest.mark.parametrize("name", EVERY)
+def test_without_a_pre_bias_a_pass_still_is_decoded_codes(name):
+    sae = made(name, apply_b_dec_to_input=False)
+    x = rows() + 5
+    sae.initialise(x)
+    tied = name in {"mp", "omp"}
+    torch.testing.assert_close(sae.b_dec.detach(), torch.zeros(D) if tied else x.mean(0))
+    for bias in (0.0, 0.7):
+        with torch.no_grad():
+            sae.b_dec.fill_(bias)
+        sae.eval()
+        torch.testing.assert_close(
+            sae(x).reconstruction, sae.decode(sae.encode(x)), atol=1e-5, rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_the_loss_falls(name):
     sae = made(name)
     learner = Learner(sae, LearnOptions(schedule=ScheduleOptions(n_steps=60), learning_rate=0.01))
@@ -160,3 +176,5 @@ def test_unknown_names_are_refused():
         make_sae("ae", d_in=2, d_sae=2)
     with pytest.raises(OptionError, match="has no option kk"):
         make_sae("topk", d_in=2, d_sae=2, kk=1)
+    with pytest.raises(OptionError, match="relative_tolerance from 0 to 1"):
+        make_sae("mp", d_in=2, d_sae=2, k=1, relative_tolerance=1.0)

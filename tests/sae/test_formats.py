@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from fluoroscope.probes.errors import OptionError
 from fluoroscope.sae import (
@@ -84,6 +84,45 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
     (folder / "sae_weights.safetensors").write_bytes(b"no")
     with pytest.raises(SaeFileError, match="damaged"):
         load_saelens(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "lost"),
+    [("cfg.json", "d_in"), ("cfg.json", "k"), ("sae_weights.safetensors", "W_dec")],
+)
+def test_what_a_folder_of_saelens_lacks_is_named(file, lost, tmp_path):
+    folder = save_saelens(trained("topk"), tmp_path)
+    if file == "cfg.json":
+        config = json.loads((folder / file).read_text())
+        del config[lost]
+        (folder / file).write_text(json.dumps(config))
+    else:
+        kept = load_file(folder / file)
+        del kept[lost]
+        save_file(kept, folder / file)
+    with pytest.raises(SaeFileError, match=f"lacks '{lost}'"):
+        load_saelens(folder)
+
+
+def test_what_a_folder_of_sparsify_lacks_is_named(tmp_path):
+    (tmp_path / "cfg.json").write_text(json.dumps({"activation": "topk"}))
+    weights = {"encoder.weight": torch.zeros(4, 3), "W_dec": torch.ones(4, 3)}
+    save_file(weights, tmp_path / "sae.safetensors")
+    with pytest.raises(SaeFileError, match=r"lacks b_dec, encoder.bias, k\."):
+        load_any(tmp_path)
+
+
+@pytest.mark.parametrize("lost", ["weights_sha256", "options", "metadata"])
+def test_what_a_folder_of_ours_lacks_is_named(lost, tmp_path):
+    folder = trained("topk").save(tmp_path)
+    stored = json.loads((folder / "sae.json").read_text())
+    del stored[lost]
+    (folder / "sae.json").write_text(json.dumps(stored))
+    with pytest.raises(SaeFileError, match=f"lacks {lost}"):
+        load_any(folder)
+    (folder / "sae.json").write_text("[]")
+    with pytest.raises(SaeFileError, match="got None"):
+        load_any(folder)
 
 
 class Surprise:

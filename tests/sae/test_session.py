@@ -10,6 +10,8 @@ from fluoroscope.probes.runfile import Provenance, create_run
 from fluoroscope.sae import (
     ActivationsError,
     CheckpointError,
+    DivergedError,
+    Learner,
     LearnOptions,
     LiveRows,
     RunRows,
@@ -56,9 +58,15 @@ def test_every_architecture_trains_in_one_pass_and_reads_raw_rows(tmp_path):
         assert sae.metadata["site"] == "x"
 
 
-@pytest.mark.parametrize("names", [["topk", "mp"], ["batchtopk", "jumprelu"]])
-def test_going_on_from_a_checkpoint_is_bit_for_bit(tmp_path, names):
-    specs = [spec(name) for name in names]
+@pytest.mark.parametrize(
+    ("names", "resample_every"),
+    [(["topk", "mp"], None), (["batchtopk", "jumprelu"], None), (["relu", "gated"], 8)],
+)
+def test_going_on_from_a_checkpoint_is_bit_for_bit(tmp_path, names, resample_every):
+    learning = LearnOptions(
+        schedule=ScheduleOptions(n_steps=40), learning_rate=3e-3, resample_every=resample_every
+    )
+    specs = [spec(name, learning=learning) for name in names]
     whole = train_saes(source(), specs, folder=tmp_path / "a", checkpoint_every=15)
 
     def stop(done: int, total: int | None, note: str) -> None:
@@ -121,6 +129,24 @@ def test_rows_that_go_bad_later_stop_the_training_and_keep_the_checkpoint(tmp_pa
             Spoiled({"x": rows}, batch_rows=64), [spec()], folder=tmp_path, checkpoint_every=10
         )
     assert (tmp_path / "checkpoint.pt").exists()
+
+
+def test_weights_that_leave_the_finite_numbers_between_reports_are_not_kept(tmp_path, monkeypatch):
+    step = Learner.step
+
+    def spoiled(self, rows, target=None):
+        found = step(self, rows, target)
+        if self.step_count == 27:  # losses are looked at in step 26 and again in step 40
+            with torch.no_grad():
+                self.sae.W_enc.fill_(torch.nan)
+        return found
+
+    monkeypatch.setattr(Learner, "step", spoiled)
+    with pytest.raises(DivergedError, match="not finite after step 30"):
+        train_saes(source(), [spec()], folder=tmp_path, checkpoint_every=15)
+    held = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["trainer"]
+    assert held["step_count"] == 15
+    assert not any(weight.isnan().any() for weight in held["learners"]["topk"]["sae"].values())
 
 
 def test_long_rows_are_left_out():

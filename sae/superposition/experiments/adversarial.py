@@ -21,7 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ....probes.errors import OptionError
-from ..claims import Claim, seed_interval
+from ..claims import Claim
+from ..crossed import count_and_width, crossed_unit, crossed_units
 from ..journal import Progress, Rows
 from ..mlp import FitOptions, StackedMLP, accuracy, cross_entropy, fit
 from ..reading import read_tied
@@ -114,9 +115,7 @@ def attack(
 
 
 def _unit(options: AdversarialOptions, unit: str, progress: Progress) -> Rows:
-    n_classes, width = (
-        int(part.split()[i]) for part, i in zip(unit.split(", "), (0, 1), strict=True)
-    )
+    n_classes, width = count_and_width(unit)
     task = digits(n_classes)
     eps = torch.tensor(options.budgets).repeat_interleave(options.n_seeds)
     seeds = torch.arange(options.n_seeds).repeat(len(options.budgets))
@@ -181,7 +180,7 @@ def _split(task: Task, seeds: Tensor) -> tuple[Tensor, Tensor]:
 
 def _claims(rows: Rows, options: AdversarialOptions) -> list[Claim]:
     slopes = {
-        (c, w): _slopes(rows, f"{c} classes, width {w}", w, options)
+        (c, w): _slopes(rows, crossed_unit(c, "classes", w), w, options)
         for c in options.classes
         for w in options.widths
     }
@@ -191,29 +190,23 @@ def _claims(rows: Rows, options: AdversarialOptions) -> list[Claim]:
         tight = n_classes == max(options.classes) and width == min(options.widths)
         if not room and not tight:
             continue
-        mean, low, high = seed_interval(found)
         claims.append(
-            Claim(
+            Claim.over_seeds(
+                found,
                 text=f"{'abundance' if room else 'scarcity'} ({n_classes} classes, width {width}): "
                 f"F {'grows' if room else 'falls'} with eps (slope of F / F(0))",
                 paper="up to 2 times" if room else "up to -60 %",
-                estimate=mean,
-                low=low,
-                high=high,
                 side="above" if room else "below",
             )
         )
     few, many = min(options.classes), max(options.classes)
     if few < many:
         difference = np.mean([slopes[many, w] - slopes[few, w] for w in options.widths], axis=0)
-        mean, low, high = seed_interval(difference)
         claims.append(
-            Claim(
+            Claim.over_seeds(
+                difference,
                 text=f"complexity: slopes are lower with {many} classes than with {few}",
                 paper="-0.745 ± 0.122",
-                estimate=mean,
-                low=low,
-                high=high,
                 side="below",
             )
         )
@@ -222,14 +215,11 @@ def _claims(rows: Rows, options: AdversarialOptions) -> list[Claim]:
         by_width = np.array([
             np.mean([slopes[c, w] for c in options.classes], 0) for w in options.widths
         ])
-        mean, low, high = seed_interval(np.polyfit(logs, by_width, 1)[0])
         claims.append(
-            Claim(
+            Claim.over_seeds(
+                np.polyfit(logs, by_width, 1)[0],
                 text="capacity: slopes rise with the width (per doubling)",
                 paper="+0.220 ± 0.037 (single layer)",
-                estimate=mean,
-                low=low,
-                high=high,
                 side="above",
             )
         )
@@ -258,9 +248,7 @@ adversarial = Study(
     question="Does adversarial training change the number of effective features?",
     x_name="eps of training and attack",
     score_name="test accuracy under attack",
-    units=lambda options: [
-        f"{c} classes, width {w}" for c in options.classes for w in options.widths
-    ],
+    units=lambda options: crossed_units(options.classes, "classes", options.widths),
     measure=lambda options: partial(_unit, options),
     claims=_claims,
     interval=over_seeds("networks"),

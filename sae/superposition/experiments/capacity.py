@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from ....probes.errors import OptionError
-from ..claims import Claim, seed_interval
+from ..claims import Claim
+from ..crossed import count_and_width, crossed_units
 from ..journal import Progress, Rows
 from ..mlp import FitOptions
 from ..reading import read_tied
@@ -58,9 +59,7 @@ class CapacityOptions:
 
 
 def _unit(options: CapacityOptions, unit: str, progress: Progress) -> Rows:
-    n_tasks, width = (
-        int(part.split()[i]) for part, i in zip(unit.split(", "), (0, 1), strict=True)
-    )
+    n_tasks, width = count_and_width(unit)
     # A network of few tasks still has control bits and inputs of its own tasks only.
     task = sparse_parity(n_tasks)
     steps_per_epoch = max(-(-int(len(task.x) * 0.8) // options.batch_rows), 1)
@@ -106,27 +105,21 @@ def _claims(rows: Rows, options: CapacityOptions) -> list[Claim]:
             slopes.append(np.polyfit(x, y, 1)[0])
             levels.append(np.mean(y))
         means[n_tasks] = np.array(levels)
-        mean, low, high = seed_interval(slopes)
         claims.append(
-            Claim(
+            Claim.over_seeds(
+                slopes,
                 text=f"{group}: F grows with the width (features per doubling)",
                 paper="grows with log width",
-                estimate=mean,
-                low=low,
-                high=high,
                 side="above",
             )
         )
     if len(options.n_tasks) > 1:
         few, many = min(options.n_tasks), max(options.n_tasks)
-        mean, low, high = seed_interval(means[many] / means[few])
         claims.append(
-            Claim(
+            Claim.over_seeds(
+                means[many] / means[few],
                 text=f"{many} tasks need more features than {few}: ratio of F above 1",
                 paper="not reported in this form",
-                estimate=mean,
-                low=low,
-                high=high,
                 side="above",
                 bound=1.0,
             )
@@ -140,9 +133,7 @@ capacity = Study(
     question="Does F grow with width and with the number of tasks?",
     x_name="log2 of the width",
     score_name="test accuracy",
-    units=lambda options: [
-        f"{tasks} tasks, width {w}" for tasks in options.n_tasks for w in options.widths
-    ],
+    units=lambda options: crossed_units(options.n_tasks, "tasks", options.widths),
     measure=lambda options: partial(_unit, options),
     claims=_claims,
     interval=over_seeds("networks"),

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ....probes.errors import OptionError
-from ..claims import Claim, seed_interval
+from ..claims import Claim
 from ..journal import Progress, Rows
 from ..mlp import FitOptions
 from ..reading import read_tied
@@ -111,28 +111,22 @@ def _claims(rows: Rows, options: DropoutOptions) -> list[Claim]:
     for width in options.widths:
         table = _by_rate(rows, f"width {width}", options)
         slopes = [np.polyfit(sorted(options.rates), line, 1)[0] for line in table / table[:, :1]]
-        mean, low, high = seed_interval(slopes)
         falls[width] = np.asarray(slopes)
         claims.append(
-            Claim(
+            Claim.over_seeds(
+                slopes,
                 text=f"width {width}: F / F(no dropout) falls with the rate (slope per unit of rate)",
                 paper="falls monotonically, up to -50 %",
-                estimate=mean,
-                low=low,
-                high=high,
                 side="below",
             )
         )
     if len(options.widths) > 1:
         narrow, wide = min(options.widths), max(options.widths)
-        mean, low, high = seed_interval(falls[narrow] - falls[wide])
         claims.append(
-            Claim(
+            Claim.over_seeds(
+                falls[narrow] - falls[wide],
                 text=f"the fall is steeper at width {narrow} than at {wide} (difference of slopes)",
                 paper="most in narrow networks",
-                estimate=mean,
-                low=low,
-                high=high,
                 side="below",
             )
         )

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ....probes.errors import OptionError
-from ..claims import Claim, seed_interval
+from ..claims import Claim
 from ..journal import Progress, Rows
 from ..llc import LLC_CAVEAT, SgldOptions, learning_coefficients
 from ..mlp import FitOptions, StackedMLP, accuracy, cross_entropy, fit
@@ -167,29 +167,23 @@ def _claims(rows: Rows, options: GrokkingOptions) -> list[Claim]:
         fitted = (train >= 0.99) & np.isfinite(llc)
         if fitted.sum() > 2:
             correlations.append(np.corrcoef(f[fitted], llc[fitted])[0, 1])
-    mean, low, high = seed_interval(falls)
     claims = [
-        Claim(
+        Claim.over_seeds(
+            falls,
             text=f"F falls when the network generalises: F after over F while memorised below 1 "
             f"({grokked} of {options.n_seeds} networks grokked)",
             paper="drops sharply at the generalisation epoch",
-            estimate=mean,
-            low=low,
-            high=high,
             side="below",
             bound=1.0,
         )
     ]
     if correlations:
-        mean, low, high = seed_interval(correlations)
         claims.append(
-            Claim(
+            Claim.over_seeds(
+                correlations,
                 text="F follows the local learning coefficient (SGLD estimate) over checkpoints "
                 "that fit their training pairs: correlation above 0",
                 paper="r = 0.908",
-                estimate=mean,
-                low=low,
-                high=high,
                 side="above",
             )
         )

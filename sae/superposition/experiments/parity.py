@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ....probes.errors import OptionError
-from ..claims import Claim, seed_interval
+from ..claims import Claim
 from ..journal import Progress, Rows
 from ..mlp import FitOptions, StackedMLP, accuracy, binary_cross_entropy, fit
 from ..reading import read_tied
@@ -163,10 +163,10 @@ def _claims(rows: Rows, options: ParityOptions) -> list[Claim]:
         group = f"penalty {penalty:g}"
         small, large = (_by_seed(rows, group, x) for x in (before, last))
         growth = np.log2(large / small) / np.log2(last / before)
-        mean, low, high = seed_interval(growth)
         least = penalty <= 0.01
         claims.append(
-            Claim(
+            Claim.over_seeds(
+                growth,
                 text=f"penalty {penalty:g}: F per doubling of the dictionary "
                 + (
                     "keeps growing, exponent above 0.1"
@@ -175,9 +175,6 @@ def _claims(rows: Rows, options: ParityOptions) -> list[Claim]:
                 )
                 + f" (from {before:g} to {last:g} times h)",
                 paper="grows without bound" if least else "plateau",
-                estimate=mean,
-                low=low,
-                high=high,
                 side="above" if least else "below",
                 bound=0.1,
             )
@@ -190,13 +187,10 @@ def _collapse(rows: Rows, options: ParityOptions, x: float) -> Claim:
     middle = min(options.penalties, key=lambda p: abs(np.log10(p) + 1))
     small, large = (_by_seed(rows, f"penalty {p:g}", x) for p in (strongest, middle))
     # A dictionary that never fires has collapsed to no feature at all.
-    mean, low, high = seed_interval(np.nan_to_num(small, nan=0.0) / large)
-    return Claim(
+    return Claim.over_seeds(
+        np.nan_to_num(small, nan=0.0) / large,
         text=f"F collapses at penalty {strongest:g}: below half of F at penalty {middle:g}",
         paper="collapses at 10",
-        estimate=mean,
-        low=low,
-        high=high,
         side="below",
         bound=0.5,
     )

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ....probes.errors import OptionError
-from ..claims import Claim, seed_interval
+from ..claims import Claim
 from ..journal import Progress, Rows
 from ..programs import Program, Squeeze, compile_program
 from ..reading import read_tied
@@ -171,34 +171,25 @@ def _claims(rows: Rows, name: str) -> list[Claim]:
         {w: np.array([row[key] for row in mine if row["x"] == w]) for w in widths}
         for key in ("psi", "features")
     )
-    rise, rise_low, rise_high = seed_interval(psi[narrow] - psi[wide])
-    most, low, high = seed_interval(psi[narrow])
     levels = np.stack([features[w] for w in working])
-    ratio, ratio_low, ratio_high = seed_interval(levels.max(0) / levels.min(0))
     return [
-        Claim(
+        Claim.over_seeds(
+            psi[narrow] - psi[wide],
             text=f"{name}: psi rises as the stream narrows ({wide:g} to {narrow:g}, while it works)",
             paper="0.3 to about 1",
-            estimate=rise,
-            low=rise_low,
-            high=rise_high,
             side="above",
         ),
-        Claim(
+        Claim.over_seeds(
+            psi[narrow],
             text=f"{name}: psi stays at or below 1 while it works (width {narrow:g})",
             paper="never above 1",
-            estimate=most,
-            low=low,
-            high=high,
             side="below",
             bound=1.0,
         ),
-        Claim(
+        Claim.over_seeds(
+            levels.max(0) / levels.min(0),
             text=f"{name}: F keeps its level over working widths (largest over smallest below 1.5)",
             paper=f"about {12 if name == 'reverse' else 10} features throughout",
-            estimate=ratio,
-            low=ratio_low,
-            high=ratio_high,
             side="below",
             bound=1.5,
         ),

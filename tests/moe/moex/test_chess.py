@@ -81,12 +81,21 @@ def test_random_games_are_reproducible_and_survive_their_file(tmp_path) -> None:
     label_games(games)
 
 
+def test_more_games_than_there_are_is_refused() -> None:
+    """There are 20 first moves, and 400 games of two plies."""
+    with pytest.raises(OptionError, match=r"Only 3\d\d different games"):
+        play_games(401, n_plies=2)
+    assert len(play_games(300, n_plies=2)) == 300
+
+
 def test_pgn_of_others_is_read(tmp_path) -> None:
     (tmp_path / "a.pgn").write_text(
         '[Event "x"]\n[Result "1-0"]\n\n1. e4 e5 2. Nf3\nNc6 1-0\n\n'
-        '[Event "y"]\n\n1. d4 {a comment} d5 *\n\n1. d4 d5 1/2-1/2\n'
+        '[Event "y"]\n\n1. d4 {a comment\n[%clk 0:01:00]\n\n} 1... d5 $1 (1... Nf6 2. c4 (2. Nf3)) '
+        '2. c4!? *\n\n[FEN "8/8/8/8/8/4k3/4p3/4K3 w - - 0 1"]\n\n1. d4 d5 *\n\n'
+        "1. d4 d5 ; to the end of the line\n1/2-1/2\n"
     )
-    assert read_games(tmp_path / "a.pgn") == [";1.e4 e5 2.Nf3 Nc6", ";1.d4 d5"]
+    assert read_games(tmp_path / "a.pgn") == [";1.e4 e5 2.Nf3 Nc6", ";1.d4 d5 2.c4", ";1.d4 d5"]
     (tmp_path / "b.pgn").write_text("hello\n")
     for name, match in (("b.pgn", "holds no game"), ("c.pgn", "No games at")):
         with pytest.raises(CorpusError, match=match):

@@ -187,6 +187,20 @@ def test_loss_is_next_token_loss_plus_balance() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("told_by", ["labels", "mask"])
+def test_padding_is_not_balanced(told_by: str) -> None:
+    made = network(routing="learned", initializer_range=0.5)
+    tokens = torch.randint(1, 32, (2, 9), generator=torch.Generator().manual_seed(0))
+    padded = torch.cat([tokens, torch.zeros(2, 6, dtype=torch.long)], dim=1)
+    real = torch.arange(15).expand(2, -1) < 9
+    labels, mask = padded.masked_fill(~real, -100), {}
+    if told_by == "mask":  # a prompt without labels is balanced like any other token
+        labels, mask = labels.index_fill(1, torch.arange(4), -100), {"attention_mask": real.long()}
+    found = made(padded, labels=labels, **mask).balance_loss
+    torch.testing.assert_close(found, made(tokens, labels=tokens).balance_loss)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("routing", ["sparsity", "learned"])
 def test_every_implementation_gives_the_same(routing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # As if a GPT-2 had been asked before in this process.

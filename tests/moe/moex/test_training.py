@@ -41,12 +41,11 @@ def test_an_interrupted_run_ends_where_a_whole_one_does(family: str, tmp_path) -
         train(parts, rows(), TrainOptions(steps=9, n_rows=2), checkpoint=file)
 
 
-def test_padding_is_not_learned_from() -> None:
+def test_padding_is_neither_learned_from_nor_balanced() -> None:
     a, b = rows(), rows()[:, :9]
     one, two = tiny_module("moex"), tiny_module("moex")
-    # The balancing loss sees padded tokens; the next-token loss does not.
     for module in (one, two):
-        module.config.balance_coefficient = 0.0
+        module.config.balance_coefficient = 10.0
     options = TrainOptions(steps=2, n_rows=2)
     assert train(one, a, options) == pytest.approx(train(two, b, options), rel=1e-4)
 

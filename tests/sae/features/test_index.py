@@ -1,3 +1,5 @@
+import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -5,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from fluoroscope.probes import Run
+from fluoroscope.probes import Run, open_run
 from fluoroscope.probes.errors import MissingResultError, NotARunFileError, OptionError
+from fluoroscope.sae import SparseAutoencoder, make_sae
 from fluoroscope.sae.features import FeatureIndex, build_index, find_tokens, index_path, kept_rows
+from fluoroscope.sae.features.asking import open_index
 from fluoroscope.sae.metrics import RandomDecoder
 
 from .conftest import SITE
@@ -135,6 +139,40 @@ def test_rows_and_features_out_of_range_are_refused(
         index.top_rows(48)
     with pytest.raises(OptionError, match="Rows must be within"):
         index.on_rows(0, index.n_rows + 1)
+
+
+def test_an_index_of_another_dictionary_or_run_is_built_again(
+    tiny_run: Run, tmp_path: Path, rows: torch.Tensor
+) -> None:
+    """The same atoms behind another encoder, k, or run file of as many rows are another index."""
+    shutil.copytree(tiny_run.path.parent, tmp_path / "run")
+    run = open_run(tmp_path / "run" / "run.h5")
+    made: list[int] = []
+
+    def index_of(sae: SparseAutoencoder, run: Run = run) -> np.ndarray:
+        before = len(made)
+        index = open_index(run, SITE, sae, progress=lambda *_: made.append(1))
+        built.append(len(made) > before)
+        return index.on_rows(0, index.n_rows).latents
+
+    built: list[bool] = []
+    sae = make_sae("topk", d_in=rows.shape[1], d_sae=48, k=5)
+    first = index_of(sae)
+    np.testing.assert_array_equal(index_of(sae), first)
+    fewer = make_sae("topk", d_in=rows.shape[1], d_sae=48, k=4)
+    assert torch.equal(fewer.W_dec, sae.W_dec)
+    assert len(index_of(fewer)) < len(first)
+    index_of(sae)
+    with torch.no_grad():
+        sae.b_enc[7] = 50.0
+    assert (index_of(sae) == 7).sum() > (first == 7).sum()
+    assert built == [True, False, True, True, True]
+    with h5py.File(run.path, "a") as file:
+        provenance = json.loads(file.attrs["provenance"]) | {"created": "2020-01-01T00:00:00"}
+        file.attrs["provenance"] = json.dumps(provenance)
+    again = open_run(run.path)
+    index_of(sae, again)
+    assert built[-1]
 
 
 def test_the_index_stands_beside_the_run(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ import torch
 
 from fluoroscope.probes import Model, capture, intervene
 from fluoroscope.probes.readings import Texts, next_token
-from fluoroscope.sae.metrics import fidelity, splice
+from fluoroscope.sae import make_sae
+from fluoroscope.sae.metrics import fidelity, rebuild, sparse_codes, splice
 from fluoroscope.sae.metrics.fidelity import replaced
 
 SITE = "layers.1.resid_post"
@@ -69,6 +70,21 @@ def test_special_and_first_tokens_stay(tiny_llama: Model) -> None:
     value = torch.ones(1, 4, 32)
     spliced = splice(Nothing(), where)(value)
     assert spliced[0, :, 0].tolist() == [1, 1, 0, 0]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_dictionary_may_lie_on_another_device_than_the_rows(device: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    sae = make_sae("topk", d_in=8, d_sae=16, k=2).eval().to(device)
+    other = "cuda" if device == "cpu" else "cpu"
+    value = torch.ones(2, 3, 8, device=other, dtype=torch.bfloat16)
+    made = splice(sae, torch.ones(2, 3, dtype=torch.bool), error_term=True)(value)
+    assert (made.device.type, made.dtype) == (other, torch.bfloat16)
+    rows = value.reshape(-1, 8).float()
+    codes = sparse_codes(sae, rows)
+    assert codes.values.device.type == rebuild(sae, codes, rows).device.type == other
 
 
 def test_error_term_leaves_all_but_the_edited_codes() -> None:
