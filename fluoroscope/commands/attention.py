@@ -56,7 +56,7 @@ def source(
     """
     from ..probes import open_model, open_run
     from ..probes.degeneration import DegenerationOptions, attention_degeneration
-    from ..probes.readings import texts_of
+    from ..probes.readings import varied_texts
 
     chosen = DegenerationOptions(
         n_source=source, n_target=target, n_sinks=sinks, n_probes=probes, seed=seed
@@ -64,7 +64,7 @@ def source(
     opened = open_run(run)
     loaded = open_model(model, device=device)
     opened.require(weights_digest=loaded.weights_digest, tokenizer_digest=loaded.tokenizer_digest)
-    read = texts_of(opened, n_tokens=texts * chosen.length, cut=chosen.length)
+    read = varied_texts(opened, n_texts=texts, length=chosen.length)
     with terminal.track("Looking back", "texts") as progress:
         found = attention_degeneration(loaded, read, chosen, progress=progress)
     opened.add_result("attention_degeneration", found)
@@ -98,6 +98,7 @@ def source(
         "weighted": None if found.weighted is None else found.weighted.tolist(),
         "divergence": found.divergence.tolist(),
         "n_texts": found.n_texts,
+        "n_documents": found.n_documents,
     }
 
 
