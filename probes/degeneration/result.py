@@ -116,9 +116,9 @@ def attention_degeneration(
         UnknownSiteError: The model has no attention whose probabilities could be read.
     """
     chosen = options or DegenerationOptions()
-    kept = _long_enough(texts, chosen.length)
+    kept = long_enough(texts, chosen.length)
     rows = torch.from_numpy(np.stack(kept.ids))
-    others = _others(kept.documents)
+    others = other_documents(kept.documents)
     n_texts = len(rows)
     masses, norms, divergences = [], [], []
     for number in range(n_texts):
@@ -133,7 +133,12 @@ def attention_degeneration(
     return _summary(model, chosen, *found, kept.documents)
 
 
-def _long_enough(texts: Texts, length: int) -> Texts:
+def long_enough(texts: Texts, length: int) -> Texts:
+    """The texts of at least `length` tokens, cut to it.
+
+    Raises:
+        OptionError: Fewer than `FEWEST`.
+    """
     kept = [
         (ids[:length], name)
         for ids, name in zip(texts.ids, texts.names, strict=True)
@@ -141,7 +146,7 @@ def _long_enough(texts: Texts, length: int) -> Texts:
     ]
     if len(kept) < FEWEST:
         raise OptionError(
-            f"attention degeneration needs at least {FEWEST} texts of {length} tokens (source and "
+            f"looking back at a source needs at least {FEWEST} texts of {length} tokens (source and "
             f"target), got {len(kept)} of {len(texts)}; capture longer documents (--context), "
             "or ask for a shorter source or target."
         )
@@ -149,7 +154,7 @@ def _long_enough(texts: Texts, length: int) -> Texts:
     return Texts(ids, names)
 
 
-def _others(documents: Int64[np.ndarray, " texts"]) -> Int64[np.ndarray, " texts"]:
+def other_documents(documents: Int64[np.ndarray, " texts"]) -> Int64[np.ndarray, " texts"]:
     """For each text the next one of another document, or merely the next where there is but one."""
     n, found = len(documents), []
     for text in range(n):

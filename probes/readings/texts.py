@@ -29,9 +29,14 @@ class Texts:
         return sum(len(document) for document in self.ids)
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """Name of the document that each text was cut from."""
+        return tuple(source_name(name) for name in self.names)
+
+    @property
     def documents(self) -> Int64[np.ndarray, " texts"]:
         """Number of the document that each text was cut from."""
-        _, number = np.unique([source_name(name) for name in self.names], return_inverse=True)
+        _, number = np.unique(self.sources, return_inverse=True)
         return number.astype(np.int64)
 
     @property
