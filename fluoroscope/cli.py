@@ -91,6 +91,7 @@ GROUPS = {
         "Attention on a source, and how it fades.",
         (
             attention.source,
+            attention.invention,
             attention.constructions,
         ),
     ),

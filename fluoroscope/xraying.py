@@ -98,13 +98,12 @@ def _readings(model: Any, run: Any) -> Iterator[Step]:
         massive = run.result("massive_activations", readings.MassiveActivations)
         yield step("ablation_story", readings.ablation_story, few, massive)
         looking_back = DegenerationOptions(n_source=SOURCE, n_target=TARGET, n_probes=1)
-        length = looking_back.length
         yield Step(
             "attention_degeneration",
             lambda progress: {
                 "attention_degeneration": attention_degeneration(
                     model,
-                    readings.texts_of(run, n_tokens=SOURCE_TEXTS * length, cut=length),
+                    readings.varied_texts(run, n_texts=SOURCE_TEXTS, length=looking_back.length),
                     looking_back,
                     progress=progress,
                 )

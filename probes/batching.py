@@ -89,12 +89,16 @@ def windows(
         per_document: At most this many windows of one document; None for all.
 
     Raises:
-        OptionError: The context exceeds what the model can attend to.
+        OptionError: The context exceeds what the model can attend to, or `per_document` is below 1.
         CorpusError: There is no text at all.
     """
     limit = model.max_positions
     if context < 2 or (limit is not None and context > limit):
         raise OptionError(f"context must be from 2 to {limit} for {model.name}, got {context}.")
+    if per_document is not None and per_document < 1:
+        raise OptionError(
+            f"per_document must be at least 1, or None for all windows, got {per_document}."
+        )
     found: list[Window] = []
     total = 0
     for document in documents:

@@ -1,4 +1,4 @@
-"""`fluoroscope attention source|constructions`: does a model lose sight of its source?"""
+"""`fluoroscope attention source|invention|constructions`: does a model lose sight of its source?"""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ Target = Annotated[int, typer.Option("--target", min=2, help="Forced tokens that
 Sinks = Annotated[int, typer.Option(min=0, help="First positions left out as sinks.")]
 Texts = Annotated[int, typer.Option(min=4, help="Texts to read.")]
 Probes = Annotated[int, typer.Option(min=1, help="Random directions per Jacobian norm.")]
+Alpha = Annotated[
+    float, typer.Option(help="Texts that must hold two words to account for one by half.")
+]
+Beta = Annotated[float, typer.Option(help="Texts over which that grows to nearly all.")]
 Task = Annotated[Literal["recall", "copy", "reverse"], typer.Option(help="What is learnt.")]
 Items = Annotated[int, typer.Option(min=2, help="Pairs in the source, or its tokens.")]
 Filler = Annotated[int, typer.Option(min=0, help="Filler tokens before each question.")]
@@ -56,7 +60,7 @@ def source(
     """
     from ..probes import open_model, open_run
     from ..probes.degeneration import DegenerationOptions, attention_degeneration
-    from ..probes.readings import texts_of
+    from ..probes.readings import varied_texts
 
     chosen = DegenerationOptions(
         n_source=source, n_target=target, n_sinks=sinks, n_probes=probes, seed=seed
@@ -64,7 +68,7 @@ def source(
     opened = open_run(run)
     loaded = open_model(model, device=device)
     opened.require(weights_digest=loaded.weights_digest, tokenizer_digest=loaded.tokenizer_digest)
-    read = texts_of(opened, n_tokens=texts * chosen.length, cut=chosen.length)
+    read = varied_texts(opened, n_texts=texts, length=chosen.length)
     with terminal.track("Looking back", "texts") as progress:
         found = attention_degeneration(loaded, read, chosen, progress=progress)
     opened.add_result("attention_degeneration", found)
@@ -98,6 +102,61 @@ def source(
         "weighted": None if found.weighted is None else found.weighted.tolist(),
         "divergence": found.divergence.tolist(),
         "n_texts": found.n_texts,
+        "n_documents": found.n_documents,
+    }
+
+
+def invention(
+    terminal: Terminal,
+    *,
+    run: options.RunFile,
+    source: Source = 64,
+    target: Target = 128,
+    texts: Texts = 16,
+    alpha: Alpha = 1.0,
+    beta: Beta = 1.0,
+    model: options.Model = None,
+    device: options.Device = None,
+) -> dict[str, Any]:
+    """Let the model continue sources itself and count words that nothing accounts for (2304.04052).
+
+    A word counts as accounted for where the true continuation holds it, or as far as it goes with words
+    of the source in other documents of the run. Another document's continuation is judged beside it.
+
+    Example: fluoroscope attention invention out/run.h5 --source 32 --target 64
+
+    Example: fluoroscope attention invention out/run.h5 --texts 32 --alpha 3
+    """
+    from ..probes import open_model, open_run
+    from ..probes.degeneration import DegenerationOptions, hallucination_ratio
+    from ..probes.readings import texts_of, varied_texts
+
+    chosen = DegenerationOptions(n_source=source, n_target=target)
+    opened = open_run(run)
+    loaded = open_model(model, device=device)
+    opened.require(weights_digest=loaded.weights_digest, tokenizer_digest=loaded.tokenizer_digest)
+    everything = texts_of(opened, n_tokens=int(opened.tokens.offsets[-1]), cut=chosen.length)
+    read = varied_texts(opened, n_texts=texts, length=chosen.length)
+    with terminal.track("Continuing", "tokens") as progress:
+        found = hallucination_ratio(
+            loaded, read, everything, chosen, alpha=alpha, beta=beta, progress=progress
+        )
+    opened.add_result("hallucination_ratio", found)
+    terminal.wrote(run)
+    table = Table("words", "own continuation", "another document's", title="Not accounted for")
+    for k, step in enumerate(found.steps):
+        own = f"{found.ratio[k]:.3f} ({found.ratio_low[k]:.3f} to {found.ratio_high[k]:.3f})"
+        other = f"{found.other[k]:.3f} ({found.other_low[k]:.3f} to {found.other_high[k]:.3f})"
+        table.add_row(f"to {step}", own, other)
+    terminal.show(table)
+    return {
+        "steps": found.steps.tolist(),
+        "ratio": found.ratio.tolist(),
+        "other": found.other.tolist(),
+        "ceiling": found.ceiling,
+        "n_texts": found.n_texts,
+        "n_documents": found.n_documents,
+        "n_counted": found.n_counted,
     }
 
 

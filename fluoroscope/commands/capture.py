@@ -17,6 +17,15 @@ Output = Annotated[
 BatchTokens = Annotated[
     int, typer.Option(min=1, help="Tokens per forward pass; less needs less memory.")
 ]
+PerDocument = Annotated[
+    int | None,
+    typer.Option(
+        "--per-document",
+        min=1,
+        help="At most so many windows of one document, for variety; left out: all of them.",
+        show_default=False,
+    ),
+]
 Report = Annotated[
     Path | None,
     typer.Option("--report", help="Also draw the page, to this file.", show_default=False),
@@ -31,6 +40,7 @@ def capture(
     text: options.Text = None,
     tokens: options.Tokens = 100_000,
     context: options.Context = None,
+    per_document: PerDocument = None,
     batch_tokens: BatchTokens = 2048,
     store: options.Store = "float32",
     model: options.Model = None,
@@ -48,7 +58,7 @@ def capture(
 
     Example: fluoroscope capture --tokens 20000 -o run.h5
 
-    Example: fluoroscope capture -s 'layers.*.resid_post' -s layers.11.mlp.hidden --dry-run
+    Example: fluoroscope capture -s 'layers.*.resid_post' --per-document 2 --dry-run
     """
     from ..probes import capture_corpus, open_corpus, open_model
     from ..probes.ranks import local_device
@@ -61,7 +71,7 @@ def capture(
 
         step = plan_capture(
             opened, open_corpus(text), chosen, n_tokens=tokens, context=context,
-            per_document=None, store=store, speed=measure_speed(opened),
+            per_document=per_document, store=store, speed=measure_speed(opened),
         )  # fmt: skip
         return show_plan(terminal, [step], note=resume_note(output))
     with terminal.track("Reading", "tokens") as progress:
@@ -72,6 +82,7 @@ def capture(
             output,
             n_tokens=tokens,
             context=context,
+            per_document=per_document,
             batch_tokens=batch_tokens,
             dtype=store,
             overwrite=overwrite,

@@ -21,6 +21,13 @@ Depths = Annotated[int, typer.Option(min=1, max=8, help="Depths of the draft at 
 ClassesOption = Annotated[
     int, typer.Option("--classes", min=2, help="Classes of tokens: the most frequent and the rest.")
 ]
+MinSteps = Annotated[
+    int,
+    typer.Option(
+        "--min-steps", min=0, help="Training steps of each readout, at least; rows are passed over "
+        "twice, or oftener where they are too few for so many.",
+    ),
+]  # fmt: skip
 Source = Annotated[
     float | None,
     typer.Option(help="Entropy of the texts' source in nats per token, where it is known."),
@@ -37,6 +44,7 @@ def information(
     futures: Futures = 4,
     depths: Depths = 3,
     classes: ClassesOption = 1024,
+    min_steps: MinSteps = 150,
     source_entropy: Source = None,
     model: options.Model = None,
     device: options.Device = None,
@@ -58,10 +66,15 @@ def information(
     from ..probes import open_model, open_run
     from ..probes.information.flow_options import FlowOptions
     from ..probes.information.flow_parts import drop_parts
-    from ..probes.information.reading import information_readings, whole_windows
+    from ..probes.information.reading import RESULTS, information_readings, whole_windows
+    from ..probes.information.readout import ReadoutOptions
 
     opened = open_run(run)
-    chosen = FlowOptions(n_futures=futures, depths=min(depths, futures - 1), n_classes=classes)
+    chosen = FlowOptions(
+        n_futures=futures, depths=min(depths, futures - 1), n_classes=classes,
+        probe=ReadoutOptions(min_steps=min_steps),
+        head=ReadoutOptions(rank=256, interacts=True, min_steps=min_steps),
+    )  # fmt: skip
     loaded = open_model(model, device=device)
     opened.require(weights_digest=loaded.weights_digest, tokenizer_digest=loaded.tokenizer_digest)
     wanted = _expanded(opened.sites, sites)
@@ -79,6 +92,11 @@ def information(
             opened.add_result(name, found)
             done.append(name)
     drop_parts(opened)
+    kept = [name for name in RESULTS if name not in done]
+    if kept:
+        terminal.say(f"Kept from before: {', '.join(kept)}; --again computes them anew.")
+    if RESULTS[-1] in kept:
+        terminal.warnings += _differing(opened, chosen, wanted, loaded.d_vocab)
     terminal.wrote(run)
     return {"computed": done} | _shown(terminal, opened)
 
@@ -91,6 +109,23 @@ def _expanded(held: tuple[str, ...], sites: list[str] | None) -> list[str]:
         return list(held)
     found = [name for name in held if any(fnmatchcase(name, glob) for glob in sites)]
     return found or list(sites)
+
+
+def _differing(run: Any, chosen: Any, sites: list[str], d_vocab: int) -> list[str]:
+    """Where a flow that was kept is not the one that was asked for."""
+    from ..probes.information.flow_result import InformationFlow, by_layer
+
+    flow = run.result("information_flow", InformationFlow)
+    pairs = {
+        "tokens looked ahead": (flow.futures.shape[1], chosen.n_futures),
+        "classes": (flow.n_classes, min(chosen.n_classes, d_vocab)),
+        "layers": (len(flow.layers), len(by_layer(sites))),
+    }
+    return [
+        f"The run holds an information flow of {held} {what}, not {asked}; --again measures it anew."
+        for what, (held, asked) in pairs.items()
+        if held != asked
+    ]
 
 
 def _shown(terminal: Terminal, run: Any) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class AttentionDegeneration(Result):
     kind: ClassVar[str] = "attention_degeneration"
     source: str = described("where the attention probabilities come from")
     n_texts: int = described("texts read")
+    n_documents: int | None = described("documents they were cut from", default=None)
     n_source: int = described("tokens of the source", unit="tokens")
     n_target: int = described("forced tokens that follow", unit="tokens")
     n_sinks: int = described("first positions that count as sinks", unit="tokens")
@@ -42,7 +43,7 @@ class AttentionDegeneration(Result):
     mass: np.ndarray = described(
         "attention on the source, mean over texts, layers and heads", axes=("steps",)
     )
-    mass_low: np.ndarray = described("lower 95 % bound over texts", axes=("steps",))
+    mass_low: np.ndarray = described("lower 95 % bound over documents", axes=("steps",))
     mass_high: np.ndarray = described("upper bound", axes=("steps",))
     corrected: np.ndarray = described(
         "the same without sinks, as a share of what sinks leave", axes=("steps",)
@@ -77,7 +78,7 @@ class AttentionDegeneration(Result):
     jacobian_low: np.ndarray = described("lower bound", axes=("parts", "steps"))
     jacobian_high: np.ndarray = described("upper bound", axes=("parts", "steps"))
     divergence: np.ndarray = described(
-        "KL from the prediction after the true source to that after another text's",
+        "KL from the prediction after the true source to that after another document's",
         axes=("steps",),
         unit="nats",
     )
@@ -105,6 +106,8 @@ def attention_degeneration(
     Args:
         model: An opened model with attention.
         texts: Texts of at least `options.length` tokens; longer ones are cut, shorter ones left out.
+            Intervals are over the documents they were cut from: better many than long
+            (`varied_texts`).
         options: Lengths, sinks, random directions.
         progress: Called after every text.
 
@@ -113,29 +116,52 @@ def attention_degeneration(
         UnknownSiteError: The model has no attention whose probabilities could be read.
     """
     chosen = options or DegenerationOptions()
-    rows = _rows(texts, chosen.length)
+    kept = long_enough(texts, chosen.length)
+    rows = torch.from_numpy(np.stack(kept.ids))
+    others = other_documents(kept.documents)
     n_texts = len(rows)
     masses, norms, divergences = [], [], []
     for number in range(n_texts):
         ids = rows[number : number + 1]
-        other = rows[(number + 1) % n_texts][: chosen.n_source]
+        other = rows[others[number]][: chosen.n_source]
         masses.append(measure_mass(model, ids, chosen))
         norms.append(jacobian_norms(model, ids[0], chosen))
         divergences.append(swapped_source_divergence(model, ids, other[None], chosen.n_source)[0])
         if progress is not None:
             progress(number + 1, n_texts, "attention on the source")
-    return _summary(model, chosen, masses, torch.stack(norms), torch.stack(divergences))
+    found = (masses, torch.stack(norms), torch.stack(divergences))
+    return _summary(model, chosen, *found, kept.documents)
 
 
-def _rows(texts: Texts, length: int) -> Int64[Tensor, "texts positions"]:
-    long_enough = [ids[:length] for ids in texts.ids if len(ids) >= length]
-    if len(long_enough) < FEWEST:
+def long_enough(texts: Texts, length: int) -> Texts:
+    """The texts of at least `length` tokens, cut to it.
+
+    Raises:
+        OptionError: Fewer than `FEWEST`.
+    """
+    kept = [
+        (ids[:length], name)
+        for ids, name in zip(texts.ids, texts.names, strict=True)
+        if len(ids) >= length
+    ]
+    if len(kept) < FEWEST:
         raise OptionError(
-            f"attention degeneration needs at least {FEWEST} texts of {length} tokens (source and "
-            f"target), got {len(long_enough)} of {len(texts)}; capture longer documents (--context), "
+            f"looking back at a source needs at least {FEWEST} texts of {length} tokens (source and "
+            f"target), got {len(kept)} of {len(texts)}; capture longer documents (--context), "
             "or ask for a shorter source or target."
         )
-    return torch.from_numpy(np.stack(long_enough))
+    ids, names = zip(*kept, strict=True)
+    return Texts(ids, names)
+
+
+def other_documents(documents: Int64[np.ndarray, " texts"]) -> Int64[np.ndarray, " texts"]:
+    """For each text the next one of another document, or merely the next where there is but one."""
+    n, found = len(documents), []
+    for text in range(n):
+        later = (text + 1 + np.arange(n - 1)) % n
+        apart = later[documents[later] != documents[text]]
+        found.append(np.append(apart, later)[0])
+    return np.array(found)
 
 
 def _summary(
@@ -144,8 +170,11 @@ def _summary(
     masses: list[SourceMass],
     norms: Tensor,
     divergences: Tensor,
+    documents: Int64[np.ndarray, " texts"],
 ) -> AttentionDegeneration:
-    ones = np.ones(len(masses), dtype=np.int64)
+    def bounded(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return mean_with_interval(values, np.ones(len(values), dtype=np.int64), documents)
+
     whole = torch.cat([found.mass for found in masses])
     corrected = torch.cat([found.corrected for found in masses])
     entropy = torch.cat([found.entropy for found in masses])
@@ -155,14 +184,15 @@ def _summary(
     even = options.n_source / (options.n_source + steps)
     kept = options.n_source - options.n_sinks
     corrected_even = kept / (kept + steps)
-    mass = mean_with_interval(whole.mean((1, 2)).numpy(), ones)
-    without = mean_with_interval(corrected.mean((1, 2)).numpy(), ones)
-    weighted = mean_with_interval(moved, ones) if np.isfinite(moved).all() else (None,) * 3
-    nats = mean_with_interval(divergences[:, steps - 1].numpy(), ones)
-    size = mean_with_interval(norms.transpose(1, 2).log().numpy(), ones)
+    mass = bounded(whole.mean((1, 2)).numpy())
+    without = bounded(corrected.mean((1, 2)).numpy())
+    weighted = bounded(moved) if np.isfinite(moved).all() else (None,) * 3
+    nats = bounded(divergences[:, steps - 1].numpy())
+    size = bounded(norms.transpose(1, 2).log().numpy())
     return AttentionDegeneration(
         source=pattern_source(model.module),
         n_texts=len(masses),
+        n_documents=len(np.unique(documents)),
         n_source=options.n_source,
         n_target=options.n_target,
         n_sinks=options.n_sinks,
@@ -190,6 +220,6 @@ def _summary(
         options={
             "n_probes": options.n_probes,
             "seed": options.seed,
-            "other_source": "the next text's",
+            "other_source": "the next document's",
         },
     )

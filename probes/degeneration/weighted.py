@@ -57,10 +57,13 @@ def moved_by_position(
     probs = pattern.double()
     groups = probs.shape[1] // value.shape[1]
     values = repeat(value.double(), "t h k d -> t (h g) k d", g=groups)
-    away = values[:, :, None] - (probs @ values)[:, :, :, None]
-    weight = output.double()
+    values = values - values.mean(2, keepdim=True)  # v - o does not change, and less cancels below
+    mixed, weight = probs @ values, output.double()
     gram = weight.transpose(1, 2) @ weight  # |W x|^2 = x^T (W^T W) x, d_head wide
-    squared = torch.einsum("thqkd,hde,thqke->thqk", away, gram, away)
+    pulled = values @ gram
+    own = torch.linalg.vecdot(pulled, values)[:, :, None]
+    middle = torch.linalg.vecdot(mixed @ gram, mixed)[..., None]
+    squared = own - 2 * mixed @ pulled.transpose(-1, -2) + middle  # never queries x keys x d_head
     return probs * squared.clamp_min(0).sqrt()
 
 

@@ -31,6 +31,7 @@ from .kernel_estimators import GROUP, fitting_groups, grouped_estimate, info_nce
 from .loss import LossDecomposition
 from .model_law import ModelSurplus, model_surplus
 from .predictions import Predictions, last_site, predicted_logits
+from .readout import ReadoutOptions
 from .resampling import NOTHING, Estimate
 from .verdicts import rank_agreement
 
@@ -217,12 +218,21 @@ def _coverage(material: Material) -> float:
 
 def _family(options: FlowOptions, material: Material) -> str:
     probe, head = options.probe, options.head
+    n_train = len(material.parts[0])
     return (
-        f"probe: softmax-linear of rank {probe.rank} on the state, {probe.epochs} epochs; additive: "
-        f"the same on state and embedding of W_0; draft head: {head.rank} SiLU units on both, "
-        f"{head.epochs} epochs; {material.classes.n} classes (the most frequent tokens and the rest); "
-        f"{len(material.parts[0]):,} training rows; {material.n_directions} directions of a state"
+        f"probe: softmax-linear of rank {probe.rank} on the state, {_trained(probe, n_train)}; "
+        f"additive: the same on state and embedding of W_0; draft head: {head.rank} SiLU units on "
+        f"both, {_trained(head, n_train)}; the best epoch by other documents; {material.classes.n} "
+        f"classes (the most frequent tokens and the rest); {n_train:,} training rows; "
+        f"{material.n_directions} directions of a state"
     )
+
+
+def _trained(options: ReadoutOptions, n_train: int) -> str:
+    """How long a readout is trained, and whether that is the least or what its epochs come to."""
+    epochs, steps = options.passes(n_train)
+    least = f", for at least {options.min_steps} steps" if epochs > options.epochs else ""
+    return f"{epochs} epochs of {steps} steps{least}"
 
 
 def _narrowed(material: Material, width: int) -> list[str]:

@@ -86,7 +86,7 @@ def head_geometry(
     logits = model.logits_of(normed).float()
     probs = logits.softmax(-1)
     population = PopulationMetric(model)
-    population.add(probs)
+    population.add(logits)
     head = copy.deepcopy(model.unembedding).double()
     metrics, spectra, ratios, raised = [], [], [], []
     for number, state in enumerate(normed):

@@ -130,7 +130,7 @@ def before_norm(model: Model, metric: Metric, resid: Float[Tensor, " d_model"]) 
     )
 
 
-def logit_slopes(model: Model, logits: Float[Tensor, " vocab"]) -> Float[Tensor, " vocab"]:
+def logit_slopes(model: Model, logits: Float[Tensor, "... vocab"]) -> Float[Tensor, "... vocab"]:
     """Derivative of each logit by the unembedding's own output: scale and soft cap."""
     config = model.config
     scale = (getattr(config, "logit_scale", None) or 1) / getattr(config, "logits_scaling", 1)
@@ -140,32 +140,36 @@ def logit_slopes(model: Model, logits: Float[Tensor, " vocab"]) -> Float[Tensor,
 
 
 class PopulationMetric:
-    """The mean metric over states, U^T (diag(mean p) - mean p p^T) U, from running sums.
+    """The mean metric over states, from running sums.
 
-    The second term is the mean of u u^T with u = U^T p, so vocabulary-sized vectors are all that is
-    kept.
+    With W the unembedding and s the slopes of a state's logits (scale and soft cap) it is
+    W^T diag(mean s^2 p) W less the mean of u u^T with u = W^T (s p), so vocabulary-sized vectors are
+    all that is kept.
 
     Args:
-        model: An opened model without a soft cap (with one, U depends on the state).
+        model: An opened model with a linear unembedding.
     """
 
     def __init__(self, model: Model) -> None:
-        self._weights = _weights(model).float()
+        self._model, self._weights = model, _weights(model).float()
         vocab, d_model = self._weights.shape
-        self._probs = torch.zeros(vocab, dtype=torch.float64)
+        self._squares = torch.zeros(vocab, dtype=torch.float64)
         self._outer = torch.zeros(d_model, d_model, dtype=torch.float64)
         self.n_rows = 0
 
-    def add(self, probs: Float[Tensor, "rows vocab"]) -> None:
-        """Take in predictions."""
-        means = (probs.float() @ self._weights).double().cpu()
-        self._probs += probs.sum(0).double().cpu()
+    def add(self, logits: Float[Tensor, "rows vocab"]) -> None:
+        """Take in the model's own logits."""
+        logits = logits.float()
+        slopes = logit_slopes(self._model, logits)
+        weighted = logits.softmax(-1) * slopes
+        means = (weighted @ self._weights).double().cpu()
+        self._squares += (weighted * slopes).sum(0).double().cpu()
         self._outer += means.T @ means
-        self.n_rows += len(probs)
+        self.n_rows += len(logits)
 
     def spectrum(self) -> Float[Tensor, " d_model"]:
         """Eigenvalues, largest first."""
-        weighted = self._weights.cpu().double() * self._probs.sqrt()[:, None]
+        weighted = self._weights.cpu().double() * self._squares.sqrt()[:, None]
         metric = (weighted.T @ weighted - self._outer) / self.n_rows
         return torch.linalg.eigvalsh(metric).flip(0).clamp_min(0)
 

@@ -8,7 +8,7 @@ state says of W_0: E2b, a lower bound (Barber and Agakov), beside E2a in the mod
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -78,6 +78,16 @@ class LossDecomposition(Result):
     n_tokens: int = described("predictions")
     n_documents: int = described("source documents")
 
+    def against(self, source_entropy: float) -> LossDecomposition:
+        """The same with the excess over a source's entropy (nats per token)."""
+        return replace(
+            self,
+            source_entropy=source_entropy,
+            excess=self.loss - source_entropy,
+            excess_low=self.loss_low - source_entropy,
+            excess_high=self.loss_high - source_entropy,
+        )
+
 
 def decompose_loss(
     run: Run,
@@ -112,7 +122,6 @@ def decompose_loss(
     unigram = -law[futures.tokens[split.test, 0]]
     data = mean_estimate("E2b", unigram - loss[split.test], documents[split.test])
     model = mixture.information()
-    excess = None if source_entropy is None else _shifted(own, -source_entropy)
     positions = run.tokens.positions()[rows]
     edges = np.linspace(0, positions.max() + 1, POSITIONS + 1)
     bins = np.clip(np.searchsorted(edges, positions, side="right") - 1, 0, POSITIONS - 1)
@@ -120,7 +129,7 @@ def decompose_loss(
     shown = int(np.argmax(np.diff(run.tokens.offsets[run.tokens.offsets <= n_rows])))
     first = int(run.tokens.offsets[shown])
     example = slice(first, min(first + EXAMPLE, int(run.tokens.offsets[shown + 1])))
-    return LossDecomposition(
+    found = LossDecomposition(
         divergences=np.array(CategoricalEntropies._fields),
         entropy=np.array([one.value for one in means]),
         entropy_low=np.array([one.low for one in means]),
@@ -128,9 +137,7 @@ def decompose_loss(
         **_bounded("loss", own), **_bounded("gap", gap), unigram=float(unigram.mean()),
         **_bounded("data_information", data), **_bounded("model_information", model),
         model_information_bias=mixture.bias(),
-        source_entropy=source_entropy,
-        excess=excess and excess.value, excess_low=excess and excess.low,
-        excess_high=excess and excess.high,
+        source_entropy=None, excess=None, excess_low=None, excess_high=None,
         position=(edges[:-1] + edges[1:]) / 2,
         loss_by_position=_binned(loss, bins),
         entropy_by_position=np.stack([_binned(column, bins) for column in entropies.T], axis=1),
@@ -143,14 +150,11 @@ def decompose_loss(
         n_tokens=len(rows),
         n_documents=futures.n_documents,
     )  # fmt: skip
+    return found if source_entropy is None else found.against(source_entropy)
 
 
 def _bounded(name: str, found: Estimate) -> dict[str, float]:
     return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-
-
-def _shifted(found: Estimate, by: float) -> Estimate:
-    return Estimate(found.value + by, found.low + by, found.high + by)
 
 
 def _binned(values: np.ndarray, bins: np.ndarray, n_bins: int = POSITIONS) -> np.ndarray:

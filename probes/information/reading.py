@@ -15,14 +15,11 @@ from .flow_result import by_layer
 from .geometry_result import head_geometry
 from .loss import LossDecomposition, decompose_loss
 from .predictions import Predictions, read_predictions
-from .readout import ReadoutOptions
 
 Progress = Callable[[int, int, str], None]
 
 XRAY_LAYERS = 6
 """Layers whose information an X-ray measures."""
-XRAY_EPOCHS = 8
-"""Passes over an X-ray's few training rows; two would be some sixteen steps."""
 RESULTS = (
     "information_predictions",
     "information_loss",
@@ -47,8 +44,8 @@ def information_readings(
 ) -> Iterator[tuple[str, Result]]:
     """Results for a run file, by name, each as soon as it is there.
 
-    Results that the run holds already are not computed again, unless asked for; the loss is, where its
-    predictions are read anew.
+    Results that the run holds already are not computed again, whatever the options, unless asked for;
+    the loss is, where its predictions are read anew or the source's entropy is another.
 
     Args:
         model: The model of the run.
@@ -71,11 +68,14 @@ def information_readings(
     held = set() if again else set(run.results)
     predictions = _kept(run, n_rows) if held >= {RESULTS[0], RESULTS[1]} else None
     loss = None if predictions is None else run.result(RESULTS[1], LossDecomposition)
-    if predictions is None:
+    if predictions is None or loss is None:
         held = set()  # what is there is about other rows
         predictions, mixture = read_predictions(model, run, n_rows=n_rows, progress=progress)
         loss = decompose_loss(run, predictions, mixture, source_entropy=source_entropy)
         yield RESULTS[0], predictions
+        yield RESULTS[1], loss
+    elif source_entropy is not None and source_entropy != loss.source_entropy:
+        loss = loss.against(source_entropy)
         yield RESULTS[1], loss
     if "information_geometry" not in held:
         yield RESULTS[2], head_geometry(model, run, n_rows=n_rows, progress=progress)
@@ -118,10 +118,8 @@ def xray_readings(
     layers = by_layer(run.sites)
     shown = layers[:: max(len(layers) // XRAY_LAYERS, 1)][: XRAY_LAYERS - 1] + layers[-1:]
     options = FlowOptions(
-        n_futures=3, depths=1, n_classes=128, n_clusters=8, coarse_classes=8, world_states=16,
-        probe=ReadoutOptions(epochs=XRAY_EPOCHS),
-        head=ReadoutOptions(rank=256, interacts=True, epochs=XRAY_EPOCHS),
-    )  # fmt: skip
+        n_futures=3, depths=1, n_classes=128, n_clusters=8, coarse_classes=8, world_states=16
+    )
     found: dict[str, Result] = {}
     readings = information_readings(
         model,

@@ -8,7 +8,8 @@ cross-entropy is estimator E3b of the surplus. Deviations from such heads: the o
 of low rank over a reduced vocabulary instead of the frozen unembedding (on the embedded model the
 losses are alike and training is faster), and states are scaled to unit root mean square.
 
-Trained by AdamW for a few epochs; the epoch with the least loss on other documents is kept.
+Trained by AdamW for a few epochs, more of them where the rows are few (see `ReadoutOptions.passes`);
+the epoch with the least loss on other documents is kept, so that more of them cannot flatter.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ class ReadoutOptions:
     interacts: bool = False
     """Whether a SiLU stands between, so that inputs can interact (a draft head) or not (a probe)."""
     epochs: int = 2
-    """Passes over the training rows."""
+    """Passes over the training rows, at least."""
+    min_steps: int = 150
+    """Steps at least: few rows are passed over more often than `epochs`. As many as two epochs of
+    40,000 rows take; with far fewer a readout is hardly trained, and its bound is loose."""
     batch: int = 512
     """Rows per step."""
     learning_rate: float = 3e-3
@@ -53,11 +57,17 @@ class ReadoutOptions:
     """Fixes initial weights and the order of rows."""
 
     def __post_init__(self) -> None:
-        if min(self.rank, self.epochs, self.batch) < 1 or self.learning_rate <= 0:
+        sizes = (self.rank, self.epochs, self.batch)
+        if min(sizes) < 1 or self.min_steps < 0 or self.learning_rate <= 0:
             raise OptionError(
-                "rank, epochs and batch must be at least 1 and learning_rate positive, got "
-                f"{self.rank}, {self.epochs}, {self.batch}, {self.learning_rate}."
+                "rank, epochs and batch must be at least 1, min_steps at least 0 and learning_rate "
+                f"positive, got {sizes}, {self.min_steps}, {self.learning_rate}."
             )
+
+    def passes(self, n_rows: int) -> tuple[int, int]:
+        """Passes over so many training rows, and steps of each (of full batches)."""
+        steps = max(n_rows // self.batch, 1)
+        return max(self.epochs, -(-self.min_steps // steps)), steps
 
 
 @dataclass(frozen=True)
@@ -191,18 +201,18 @@ def fit_readout(
     require(name, "tokens to train on", have=len(inputs), need=need)
     law = torch.stack([class_law(column, n_classes) for column in classes.T])
     readout = Readout(inputs.width, law, chosen)
-    steps = chosen.epochs * max(len(inputs) // chosen.batch, 1)
+    epochs, steps = chosen.passes(len(inputs))
     optimiser = torch.optim.AdamW(
         readout.parameters(), lr=chosen.learning_rate, weight_decay=chosen.weight_decay
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, chosen.learning_rate, total_steps=steps + 1, pct_start=0.1
+        optimiser, chosen.learning_rate, total_steps=epochs * steps + 1, pct_start=0.1
     )
     generator = torch.Generator().manual_seed(chosen.seed)
     best, least = copy.deepcopy(readout.state_dict()), float(readout.losses(*split.choose).sum())
-    for _ in range(chosen.epochs):
+    for _ in range(epochs):
         order = torch.randperm(len(inputs), generator=generator)
-        for rows in order.split(chosen.batch)[: steps // chosen.epochs]:
+        for rows in order.split(chosen.batch)[:steps]:
             with torch.enable_grad():
                 logits = readout(inputs.at(rows)).transpose(1, 2)
                 loss = functional.cross_entropy(logits, classes[rows]) * classes.shape[1]

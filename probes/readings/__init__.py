@@ -7,7 +7,7 @@ from .linear_probe import LinearProbe, linear_probe
 from .loss import NextToken, next_token
 from .massive import MassiveActivations, find_massive
 from .sinks import AttentionSinks, attention_sinks
-from .texts import Texts, texts_of
+from .texts import Texts, texts_of, varied_texts
 from .tuned_lens import TunedLens, TunedLensOptions, train_tuned_lens
 
 __all__ = [
@@ -32,4 +32,5 @@ __all__ = [
     "texts_of",
     "train_tuned_lens",
     "translated_lens",
+    "varied_texts",
 ]

@@ -44,13 +44,13 @@ class AblationStory(Result):
     sink_mass: np.ndarray = described(
         "attention to the first token in later layers, mean", axes=("conditions",)
     )
-    sink_mass_low: np.ndarray = described("lower 95 % bound over texts", axes=("conditions",))
+    sink_mass_low: np.ndarray = described("lower 95 % bound over documents", axes=("conditions",))
     sink_mass_high: np.ndarray = described("upper bound", axes=("conditions",))
     loss: np.ndarray = described("next-token loss", axes=("conditions",), unit="nats")
     loss_low: np.ndarray = described("lower bound", axes=("conditions",), unit="nats")
     loss_high: np.ndarray = described("upper bound", axes=("conditions",), unit="nats")
     n_tokens: int = described("predictions per condition")
-    n_documents: int = described("texts read")
+    n_documents: int = described("documents read")
 
 
 def ablation_conditions(
@@ -104,7 +104,7 @@ def ablation_story(
         loss_low=np.array([s[1] for s in losses]),
         loss_high=np.array([s[2] for s in losses]),
         n_tokens=sum(min(len(ids), TEXT_TOKENS) - 1 for ids in texts.ids),
-        n_documents=len(texts),
+        n_documents=texts.n_documents,
     )
 
 
@@ -133,8 +133,8 @@ def _measure(
         losses.append(token_scores(logits, ids[0, 1:].to(logits.device))[0].sum().item())
         counts.append(ids.shape[1] - 1)
     ones = np.ones(len(masses), dtype=np.int64)
-    sink = mean_with_interval(np.array(masses), ones) if masses else (np.nan,) * 3
-    loss = mean_with_interval(np.array(losses), np.array(counts))
+    sink = mean_with_interval(np.array(masses), ones, texts.documents) if masses else (np.nan,) * 3
+    loss = mean_with_interval(np.array(losses), np.array(counts), texts.documents)
     return float(np.mean(sizes)), _floats(sink), _floats(loss)
 
 

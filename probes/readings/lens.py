@@ -141,7 +141,7 @@ def _read(
         if progress is not None:
             done = int(counts[: number + 1].sum()) + number + 1
             progress(done, texts.n_tokens, "lens")
-    mean, low, high = mean_with_interval(sums, counts)
+    mean, low, high = mean_with_interval(sums, counts, texts.documents)
     columns = {name: column for column, name in enumerate(SCORES)}
     bounded = {
         f"{name}{suffix}": values[:, columns[name]]
@@ -154,7 +154,7 @@ def _read(
         entropy=mean[:, columns["entropy"]],
         rank=mean[:, columns["rank"]],
         n_tokens=int(counts.sum()),
-        n_documents=len(texts),
+        n_documents=texts.n_documents,
         example_name=texts.names[shown],
         example_ids=texts.ids[shown][:EXAMPLE_TOKENS],
         **{f"example_{key}": value for key, value in example.items()},

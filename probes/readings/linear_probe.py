@@ -34,6 +34,7 @@ from .bootstrap import mean_with_interval
 from .labels import labels_of
 from .mdl import compression, online_code_bits
 from .random_baseline import random_states
+from .texts import source_name
 
 Progress = Callable[[int, int, str], None]
 
@@ -227,7 +228,7 @@ def _by_document(
 
 def source_documents(run: Run, n_rows: int) -> Int[np.ndarray, " rows"]:
     """Number of each row's source document; windows of one document count as one."""
-    sources = [name.partition("#")[0] for name in run.tokens.names]
+    sources = [source_name(name) for name in run.tokens.names]
     _, number = np.unique(sources, return_inverse=True)
     window = np.searchsorted(run.tokens.offsets, np.arange(n_rows), side="right") - 1
     return number[window]

@@ -52,7 +52,7 @@ def token_scores(
 def next_token(model: Model, texts: Texts, *, progress: Progress | None = None) -> NextToken:
     """Loss and entropy of a model over texts."""
     longest = max(len(ids) for ids in texts.ids) - 1
-    per_document = np.zeros((len(texts), 3))
+    per_text = np.zeros((len(texts), 3))
     by_position = np.zeros((longest, 3))
     counts = np.zeros(len(texts), dtype=np.int64)
     done = 0
@@ -61,14 +61,14 @@ def next_token(model: Model, texts: Texts, *, progress: Progress | None = None) 
         for number, row, document in zip(numbers, logits, ids, strict=True):
             loss, entropy, rank = token_scores(row, document[1:].to(row.device))
             scores = torch.stack([loss, entropy, (rank == 0).float()], dim=1).double().cpu().numpy()
-            per_document[number] = scores.sum(0)
+            per_text[number] = scores.sum(0)
             counts[number] = len(scores)
             by_position[: len(scores), :2] += scores[:, :2]
             by_position[: len(scores), 2] += 1
         done += ids.numel()
         if progress is not None:
             progress(done, texts.n_tokens, "loss and entropy")
-    mean, low, high = mean_with_interval(per_document, counts)
+    mean, low, high = mean_with_interval(per_text, counts, texts.documents)
     return NextToken(
         loss=float(mean[0]),
         loss_low=float(low[0]),
@@ -80,5 +80,5 @@ def next_token(model: Model, texts: Texts, *, progress: Progress | None = None) 
         entropy_by_position=by_position[:, 1] / by_position[:, 2],
         n_by_position=by_position[:, 2].astype(np.int64),
         n_tokens=int(counts.sum()),
-        n_documents=len(texts),
+        n_documents=texts.n_documents,
     )

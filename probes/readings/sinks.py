@@ -29,6 +29,7 @@ from ..errors import OptionError
 from ..model import Model
 from ..results import Result, described
 from ..sites import Site
+from .bootstrap import mean_with_interval
 from .texts import Texts
 
 Progress = Callable[[int, int, str], None]
@@ -53,7 +54,7 @@ class AttentionSinks(Result):
     mass: np.ndarray = described(
         "attention to the first token, mean over later queries, heads and texts", axes=("layers",)
     )
-    mass_low: np.ndarray = described("lower 95 % bound over texts", axes=("layers",))
+    mass_low: np.ndarray = described("lower 95 % bound over documents", axes=("layers",))
     mass_high: np.ndarray = described("upper bound", axes=("layers",))
     virtual: np.ndarray = described(
         "attention that goes to no token (1 - row sum; learned sinks)", axes=("layers",)
@@ -149,7 +150,9 @@ def attention_sinks(
         if progress is not None:
             progress(numbers[-1] + 1, len(texts), "attention")
     alpha = torch.cat(alphas)
-    mass, low, high = _with_interval(torch.cat(masses))
+    mass, low, high = mean_with_interval(
+        torch.cat(masses).double().numpy(), np.ones(len(texts), dtype=np.int64), texts.documents
+    )
     norm = torch.cat(norms).double().mean(0).numpy()
     rates = sink_rate(alpha, epsilon=epsilon).numpy()
     key_norm, value_norm = kept.means()
@@ -207,9 +210,3 @@ class _KeyValueNorms:
 def _norms(resid: Tensor) -> Tensor:
     norms = torch.linalg.vector_norm(resid.float(), dim=-1)
     return torch.stack([norms[:, 0], norms[:, 1:].mean(1)], dim=-1)
-
-
-def _with_interval(values: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    from .bootstrap import mean_with_interval
-
-    return mean_with_interval(values.double().numpy(), np.ones(len(values), dtype=np.int64))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,11 +21,28 @@ class Texts:
 
     ids: tuple[Int64[np.ndarray, " _"], ...]
     names: tuple[str, ...]
+    """A document's name, with `#` and a number for its further windows."""
 
     @property
     def n_tokens(self) -> int:
         """Tokens in all documents."""
         return sum(len(document) for document in self.ids)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Name of the document that each text was cut from."""
+        return tuple(source_name(name) for name in self.names)
+
+    @property
+    def documents(self) -> Int64[np.ndarray, " texts"]:
+        """Number of the document that each text was cut from."""
+        _, number = np.unique(self.sources, return_inverse=True)
+        return number.astype(np.int64)
+
+    @property
+    def n_documents(self) -> int:
+        """Documents the texts were cut from."""
+        return len(np.unique(self.documents))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -40,6 +57,11 @@ class Texts:
             for start in range(0, len(numbers), n_rows):
                 chosen = numbers[start : start + n_rows]
                 yield chosen, torch.from_numpy(np.stack([self.ids[n] for n in chosen]))
+
+
+def source_name(name: str) -> str:
+    """The document that a window was cut from, by the window's name."""
+    return name.partition("#")[0]
 
 
 def texts_of(run: Run, *, n_tokens: int, min_length: int = 8, cut: int | None = None) -> Texts:
@@ -72,3 +94,26 @@ def texts_of(run: Run, *, n_tokens: int, min_length: int = 8, cut: int | None = 
             "none. Capture longer documents (--context)."
         )
     return Texts(tuple(ids), tuple(names))
+
+
+def varied_texts(run: Run, *, n_texts: int, length: int) -> Texts:
+    """Texts of one length from as many documents as there are: all first windows before any second.
+
+    Args:
+        run: An open run file.
+        n_texts: At most this many.
+        length: Tokens of each; windows are cut to it, shorter ones left out.
+
+    Raises:
+        OptionError: No document is long enough.
+    """
+    found = texts_of(run, n_tokens=int(run.tokens.offsets[-1]), cut=length)
+    seen: Counter[int] = Counter()
+    turns = []
+    for document in found.documents.tolist():
+        turns.append(seen[document])
+        seen[document] += 1
+    chosen = np.sort(np.argsort(turns, kind="stable")[:n_texts])
+    return Texts(
+        tuple(found.ids[n] for n in chosen.tolist()), tuple(found.names[n] for n in chosen.tolist())
+    )

@@ -3,7 +3,8 @@
 from .activations import Activations
 from .create import create_run, link_parts, remove_run
 from .provenance import Provenance
-from .reader import Run, Tokens, open_run
+from .reader import Run, open_run
+from .tokens import Tokens
 from .verify import VerifyReport
 from .writer import RunWriter
 

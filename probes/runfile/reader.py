@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -14,15 +13,13 @@ from typing import Any, TypeVar
 import h5py
 import numpy as np
 import torch
-from jaxtyping import Int32, Int64
+from jaxtyping import Int64
 
 from ..errors import (
     DamagedRunFileError,
     MissingResultError,
-    NotARunFileError,
     RunFileError,
     RunMismatchError,
-    SchemaVersionError,
     UnknownSiteError,
 )
 from ..markup import table_html
@@ -33,8 +30,10 @@ from .atomic import sole_writer
 from .batches import row_batches
 from .h5 import array, members, subgroup, texts
 from .mainfile import edit_main, shard_folder
+from .opening import open_main, open_shard
 from .provenance import Provenance
-from .schema import ROOT_KIND, SCHEMA
+from .schema import SCHEMA
+from .tokens import Tokens
 from .verify import VerifyReport, verify_run
 
 R = TypeVar("R", bound=Result)
@@ -42,42 +41,12 @@ MOST_TOLD = 12
 """Names of sites, results or traces a notebook shows."""
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """The flat token axis and how documents cut it."""
-
-    ids: Int32[np.ndarray, " tokens"]
-    offsets: Int64[np.ndarray, " documents_plus_1"]
-    names: tuple[str, ...]
-    """Name of each document."""
-    index: Int64[np.ndarray, " documents"]
-    """Number of each document in the corpus."""
-
-    def document(self, number: int) -> Int32[np.ndarray, " tokens"]:
-        """Token ids of one document."""
-        return self.ids[self.offsets[number] : self.offsets[number + 1]]
-
-    def document_of(self, row: int) -> int:
-        """Which document a row belongs to."""
-        return int(np.searchsorted(self.offsets, row, side="right") - 1)
-
-    @property
-    def n_documents(self) -> int:
-        """Number of documents."""
-        return len(self.offsets) - 1
-
-    def positions(self) -> Int64[np.ndarray, " tokens"]:
-        """Position of every row in its document."""
-        starts = np.repeat(self.offsets[:-1], np.diff(self.offsets))
-        return np.arange(len(self.ids)) - starts
-
-
 class Run:
     """An open run file. Made by `open_run`; what it shows is the last committed state."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _open(path) as file:
+        with open_main(path) as file:
             try:
                 self.provenance = Provenance.from_dict(json.loads(str(file.attrs["provenance"])))
                 self.complete = bool(file.attrs["complete"])
@@ -108,11 +77,11 @@ class Run:
     @cached_property
     def tokens(self) -> Tokens:
         """Token ids and documents."""
-        with _open(self.path) as file:
+        with open_main(self.path) as file:
             offsets = array(file, "tokens/offsets")
             parts = []
             for entry in self.shards:
-                with _open_shard(self._folder / entry["file"]) as shard:
+                with open_shard(self._folder / entry["file"]) as shard:
                     parts.append(array(shard, "tokens/ids"))
             ids = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
             names = texts(file, "documents/name")
@@ -125,7 +94,7 @@ class Run:
         Raises:
             MissingResultError: The run was written without.
         """
-        with _open(self.path) as file:
+        with open_main(self.path) as file:
             if "vocabulary" not in file:
                 raise MissingResultError(f"{self.path.name} holds no vocabulary.")
             group = subgroup(file, "vocabulary")
@@ -136,7 +105,7 @@ class Run:
     @property
     def has_vocabulary(self) -> bool:
         """Whether token bytes are in the file."""
-        with _open(self.path) as file:
+        with open_main(self.path) as file:
             return "vocabulary" in file
 
     @cached_property
@@ -225,7 +194,7 @@ class Run:
     @contextmanager
     def reading(self) -> Iterator[h5py.File]:
         """The main file, open for reading."""
-        with _open(self.path) as file:
+        with open_main(self.path) as file:
             yield file
 
     def require(self, *, weights_digest: str, tokenizer_digest: str | None = None) -> None:
@@ -326,59 +295,3 @@ def open_run(path: str | Path) -> Run:
             f"There is no run file {path}; `fluoroscope capture -o {path}` makes one."
         )
     return Run(path)
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[h5py.File]:
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        kind = DamagedRunFileError if _has_magic(path) else NotARunFileError
-        raise kind(
-            f"{path.name} must be an HDF5 run file; it cannot be read ({error}). If it was copied, "
-            "copy it again; run files are only ever replaced whole."
-        ) from error
-    with file, _telling_damage(path):
-        if file.attrs.get("kind") != ROOT_KIND:
-            raise NotARunFileError(
-                f"{path.name} is an HDF5 file, but no fluoroscope run (its attribute `kind` is "
-                f"{file.attrs.get('kind')!r})."
-            )
-        schema = int(str(file.attrs["schema"]))
-        if schema > SCHEMA:
-            raise SchemaVersionError(
-                f"{path.name} follows schema {schema}; this version reads up to {SCHEMA}. "
-                "Upgrade: pip install --upgrade fluoroscope"
-            )
-        yield file
-
-
-@contextmanager
-def _telling_damage(path: Path) -> Iterator[None]:
-    """HDF5's own complaints (they have no number of the system's) as damage to the file."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, RunFileError) or error.errno is not None:
-            raise
-        raise DamagedRunFileError(
-            f"{path.name} is damaged: {error}. `fluoroscope verify` tells what is whole; run files are "
-            "only ever replaced whole, so copy it again."
-        ) from error
-
-
-@contextmanager
-def _open_shard(path: Path) -> Iterator[h5py.File]:
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise DamagedRunFileError(
-            f"Shard {path.name} cannot be read ({error}). `fluoroscope verify` tells what is whole."
-        ) from error
-    with file:
-        yield file
-
-
-def _has_magic(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(8) == b"\x89HDF\r\n\x1a\n"

@@ -13,9 +13,11 @@ PARTS = ("source", "sinks", "target so far")
 
 def attention_degeneration(stored: Stored, context: Context) -> Section:
     """Section of the result kind `attention_degeneration`."""
+    documents = stored.values.get("n_documents")
+    cut_from = f" of {documents} documents" if documents else ""
     n = (
-        f"{stored.n_texts} texts; source {stored.n_source}, target {stored.n_target} forced tokens; "
-        f"{stored.values['source']}"
+        f"{stored.n_texts} texts{cut_from}; source {stored.n_source}, target {stored.n_target} forced "
+        f"tokens; {stored.values['source']}"
     )
     ratio = stored.corrected / stored.corrected_uniform
     return Section(
@@ -29,7 +31,13 @@ def attention_degeneration(stored: Stored, context: Context) -> Section:
             f"{stored.n_sinks} position(s), where heads park attention, are left out of the "
             "corrected share."
         ),
-        figures=(_mass(stored, n), _heads(stored, n), _jacobian(stored, n), _nats(stored, n)),
+        figures=(
+            _mass(stored, n),
+            *_moved(stored, n),
+            _heads(stored, n),
+            _jacobian(stored, n),
+            _nats(stored, n),
+        ),
         verdict=(
             f"After {stored.steps[-1]} tokens attention to the source without its sinks is "
             f"{ratio[-1]:.2f} times what even attention would leave ({ratio[0]:.2f} after the first "
@@ -63,9 +71,45 @@ def _mass(stored: Stored, n: str) -> Figure:
         | {name: curve[0].tolist() for name, curve in curves.items()}
         | {"on sinks": stored.sink.tolist()},
         n=n,
-        interval="95 % bootstrap over texts",
+        interval="95 % bootstrap over documents",
         source=f"{stored.source}/mass",
     )
+
+
+def _moved(stored: Stored, n: str) -> tuple[Figure, ...]:
+    """The same share weighted by what attention moves, for results that hold it."""
+    if stored.values.get("weighted") is None:
+        return ()
+    curves = {
+        "what attention moves": (stored.weighted, stored.weighted_low, stored.weighted_high),
+        "attention alone": (stored.corrected, stored.corrected_low, stored.corrected_high),
+        "even attention": (stored.corrected_uniform,) * 3,
+    }
+    rows = as_rows(
+        step=np.tile(stored.steps, len(curves)),
+        share=np.concatenate([curve[0] for curve in curves.values()]),
+        low=np.concatenate([curve[1] for curve in curves.values()]),
+        high=np.concatenate([curve[2] for curve in curves.values()]),
+        which=np.repeat(list(curves), len(stored.steps)),
+    )
+    figure = Figure(
+        id=f"{stored.name}-moved",
+        question="Does what it still looks at move anything?",
+        reading=f"Of what attention moves, sinks left out, the source's share goes from "
+        f"{stored.weighted[0]:.2f} to {stored.weighted[-1]:.2f}; of attention itself from "
+        f"{stored.corrected[0]:.2f} to {stored.corrected[-1]:.2f}.",
+        chart=lines(rows, x="step", y="share", series="which", band=("low", "high")),
+        data={"step": stored.steps.tolist()}
+        | {name: curve[0].tolist() for name, curve in curves.items()}
+        | {
+            "what attention moves, low": stored.weighted_low.tolist(),
+            "what attention moves, high": stored.weighted_high.tolist(),
+        },
+        n=f"{n}; attention p weighted by |W_O (v - o)|, the change it makes in the stream",
+        interval="95 % bootstrap over documents",
+        source=f"{stored.source}/weighted",
+    )
+    return (figure,)
 
 
 def _heads(stored: Stored, n: str) -> Figure:
@@ -112,7 +156,7 @@ def _jacobian(stored: Stored, n: str) -> Figure:
         data={"step": stored.steps.tolist()}
         | {part: stored.jacobian[k].tolist() for k, part in enumerate(PARTS)},
         n=n,
-        interval="95 % bootstrap over texts, geometric means",
+        interval="95 % bootstrap over documents, geometric means",
         source=f"{stored.source}/jacobian",
     )
 
@@ -136,8 +180,8 @@ def _nats(stored: Stored, n: str) -> Figure:
             "low": stored.divergence_low.tolist(),
             "high": stored.divergence_high.tolist(),
         },
-        n=f"{n}; the other source is the next text's",
-        interval="95 % bootstrap over texts",
+        n=f"{n}; the other source is another document's",
+        interval="95 % bootstrap over documents",
         source=f"{stored.source}/divergence",
     )
 

@@ -77,7 +77,7 @@ def ablation_story(stored: Stored, context: Context) -> Section:
             chart=dots(rows, y="zeroed", x=title, low="low", high="high"),
             data=table,
             n=f"{stored.n_documents} texts, {stored.n_tokens} predictions per condition",
-            interval="95 % bootstrap over texts",
+            interval="95 % bootstrap over documents",
             source=stored.source,
         )
 

@@ -69,7 +69,7 @@ def _mass(stored: Stored, n: str) -> Figure:
             "entropy (nats)": stored.entropy.tolist(),
         },
         n=n,
-        interval="95 % bootstrap over texts",
+        interval="95 % bootstrap over documents",
         source=f"{stored.source}/mass",
     )
 

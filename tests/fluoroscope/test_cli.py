@@ -137,6 +137,18 @@ def test_failures_have_their_exit_codes_and_still_one_document(
         assert kind in (None, document["error"]["type"])
 
 
+def test_capture_takes_so_many_windows_of_each_document(
+    model_folder: Path, text_folder: Path, tmp_path: Path
+) -> None:
+    few = ("capture", "-m", model_folder, "-t", text_folder, "-n", 2000, "--context", 64)
+    for per_document, n_windows in ((1, 8), (2, 16)):
+        run = tmp_path / f"{per_document}.h5"
+        status, out = call(*few, "--per-document", per_document, "-o", run, "--json")
+        assert status == 0, out
+        assert json.loads(out)["result"]["n_documents"] == n_windows, "of eight files"
+    assert call(*few, "--per-document", 0, "-o", tmp_path / "none.h5")[0] == USAGE
+
+
 def test_a_damaged_run_fails_verification_with_its_own_code(
     model_folder: Path, text_folder: Path, tmp_path: Path
 ) -> None:

@@ -48,11 +48,16 @@ def test_information_and_its_page(captured: tuple[Path, Path], tmp_path: Path) -
         "information_alignment", "information_flow",
     ]  # fmt: skip
     assert result["layers"] == [0, 1, 2]
+    assert not any("--again" in line for line in document["warnings"])
     assert len(result["acceptance"]) == 3
     # Letters inside these words follow from the ones before: a random model's states show some of it.
     assert max(row[0] for row in result["futures"]) > 0.2
     code, document = call("information", run, "-m", model)
     assert document["result"]["computed"] == []
+    said = " ".join(document["warnings"])
+    assert "2 tokens looked ahead, not 4; --again measures it anew" in said
+    assert "24 classes, not" in said
+    assert "layers, not" not in said
     html = build_report(run, tmp_path / "page.html").read_text()
     for words in ("Why does drafting work here?", "What is the loss made of?", "(tautological)",
                   "How many directions of a state matter"):  # fmt: skip

@@ -77,6 +77,8 @@ def test_windows_cut_documents_without_loss() -> None:
     joined = np.concatenate([w.ids for w in found if w.name.startswith("d")])
     assert MODEL.decode(joined.tolist()) == "abcdefghij"
     assert len(windows(MODEL, from_texts(["abcdefghij"]), context=4, per_document=2)) == 2
+    with pytest.raises(OptionError, match="per_document must be at least 1"):
+        windows(MODEL, from_texts(["abcdefghij"]), context=4, per_document=0)
     assert (
         sum(len(w.ids) for w in windows(MODEL, from_texts(["abcdefghij"]), context=4, n_tokens=6))
         == 6

@@ -1,5 +1,8 @@
 """Sections on attention to a source, and on many subjects: what they say is what the numbers hold."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -27,6 +30,7 @@ def degeneration() -> AttentionDegeneration:
         head_ratio=np.arange(18.0, dtype=np.float32).reshape(2, 3, 3) / 10,
         entropy=np.ones((2, 3)), jacobian=many, jacobian_low=many, jacobian_high=many,
         divergence=curve(2.5, 1.0, 0.25), divergence_low=flat, divergence_high=flat, options={},
+        n_documents=4, weighted=curve(0.8, 0.6, 0.35), weighted_low=flat, weighted_high=flat,
     )  # fmt: skip
 
 
@@ -73,6 +77,8 @@ def test_sentences_say_what_the_numbers_hold(page: str) -> None:
         "is 0.50 times what even attention would leave (1.00 after the first token)",
         "by 0.25 nats (2.50 after the first)",
         "From 0.90 to 0.20 without sinks",
+        "the source's share goes from 0.80 to 0.35; of attention itself from 0.90 to 0.20",
+        "5 texts of 4 documents",
         "3 of 6 heads look at it more than evenly after 4 tokens",
         "falls by a factor of 1.7 per source position",
         "Best overall is palm with 75% of the answers; guessing would give 12%",
@@ -80,6 +86,21 @@ def test_sentences_say_what_the_numbers_hold(page: str) -> None:
         "Between subjects the bridge explains 40% of the variance (bridge without cycle 10%)",
     ):
         assert sentence in page, sentence
+
+
+def test_results_of_older_files_have_no_weighted_share(tmp_path: Path) -> None:
+    path = tmp_path / "old.h5"
+    with create_run(path, provenance=Provenance()) as writer:
+        writer.close()
+    none = dict.fromkeys(("weighted", "weighted_low", "weighted_high", "n_documents"))
+    run = open_run(path)
+    run.add_result("attention_degeneration", replace(degeneration(), **none))
+    with run.edit() as file:
+        for name in none:  # as a file from before the fields were there
+            del file["results/attention_degeneration"].attrs[name]
+    html = build_report(path).read_text(encoding="utf-8")
+    assert "Which heads go on looking at the source?" in html
+    assert "Does what it still looks at move anything?" not in html
 
 
 def test_names_are_escaped(page: str) -> None:

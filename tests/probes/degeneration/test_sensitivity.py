@@ -113,6 +113,34 @@ def test_the_result_has_every_curve_and_survives_a_file(tiny_llama: Model, tmp_p
         np.testing.assert_equal(getattr(back, field.name), getattr(found, field.name))
 
 
+def test_windows_of_a_document_are_no_other_source_and_one_draw(
+    tiny_llama: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def spied(model, rows, others, n_source):
+        asked.append((rows[0, :n_source].tolist(), others[0].tolist()))
+        return swapped_source_divergence(model, rows, others, n_source)
+
+    monkeypatch.setattr("fluoroscope.probes.degeneration.result.swapped_source_divergence", spied)
+    options = DegenerationOptions(n_source=6, n_target=4, n_probes=1)
+    rows = texts(5, 10).ids
+    found = attention_degeneration(tiny_llama, Texts(rows, ("a", "a#1", "a#2", "b", "c")), options)
+    sources = [row[:6].tolist() for row in rows]
+    assert [(sources.index(own), sources.index(other)) for own, other in asked] == [
+        (0, 3), (1, 3), (2, 3), (3, 4), (4, 0),
+    ]  # fmt: skip
+    assert (found.n_texts, found.n_documents) == (5, 3)
+    alone = attention_degeneration(tiny_llama, Texts(rows, tuple("abcde")), options)
+    np.testing.assert_allclose(found.mass, alone.mass)
+    assert (found.mass_low != alone.mass_low).any()
+    whole = attention_degeneration(
+        tiny_llama, Texts(rows, tuple(f"a#{n}" for n in range(5))), options
+    )
+    assert np.isnan(whole.mass_low).all(), "one document has no interval"
+    assert np.isfinite(whole.divergence).all()
+
+
 def test_too_few_long_texts_are_refused_with_what_is_needed(tiny_llama: Model) -> None:
     with pytest.raises(OptionError, match=r"at least 4 texts of 192 tokens.*got 0 of 5"):
         attention_degeneration(tiny_llama, texts(5, 20))

@@ -1,6 +1,7 @@
 """Estimators of information on sources whose answers are known, with stated rates and controls."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -113,6 +114,25 @@ def test_first_order_chain_has_no_usable_surplus(seed: int):
     found = usable_beyond(split, blind, 4, documents, HEAD).information
     assert found.low < 0.005, str(found)
     assert abs(found.value) < 0.03, str(found)
+
+
+def test_few_rows_are_passed_over_until_a_readout_is_trained():
+    """Two epochs of 970 rows are 14 steps; the minimum makes them 150, and the bound far tighter."""
+    assert ReadoutOptions().passes(40_000) == (2, 78)
+    assert ReadoutOptions().passes(4_562) == (19, 8)
+    assert ReadoutOptions().passes(100) == (150, 1)
+    assert ReadoutOptions(epochs=5, min_steps=0).passes(1024) == (5, 2)
+    chain = random_chain(4, 1, seed=1)
+    split, documents = split_of(chain, None, 0, given=0, n_documents=10)
+    options = ReadoutOptions(rank=8, batch=128)
+    hasty, _ = probe_information(split, 4, documents, replace(options, min_steps=0))
+    patient, _ = probe_information(split, 4, documents, options)
+    truth = chain.truth(1).next
+    assert hasty[0].value < 0.2 * truth
+    assert patient[0].value > 0.8 * truth
+    assert patient[0].low < truth
+    with pytest.raises(OptionError, match="min_steps at least 0"):
+        ReadoutOptions(min_steps=-1)
 
 
 def test_shuffled_states_hold_nothing(seed: int):

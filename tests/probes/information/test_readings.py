@@ -112,6 +112,7 @@ def test_few_rows_get_few_directions_and_it_is_said(toy: Toy, read):
     assert found.n_train == 180
     assert found.refusals[0].startswith("Readouts see 20 leading principal directions of 32")
     assert "20 directions" in found.family
+    assert "150 epochs of 1 steps, for at least 150 steps" in found.family
     assert found.futures[0, 0, 0] > 0.1  # what little 180 rows teach
     narrower = replace(scarce, train_rows=4 * (2 * 16 + 5) - 1)
     with pytest.raises(TooFewTokensError, match="at least 148 tokens to train on, got 147"):
@@ -258,8 +259,16 @@ def test_every_result_comes_back_from_the_run_file(toy: Toy):
     kinds = (Predictions, LossDecomposition, HeadGeometry, SpectralAlignment, InformationFlow)
     for name, kind in zip(names, kinds, strict=True):
         assert isinstance(toy.run.result(name, kind), kind)
-    # A second time there is nothing left to do.
+    # A second time there is nothing left to do, but for what the source's entropy adds.
     assert not list(information_readings(toy.model, toy.run, options=OPTIONS))
+    entropy = toy.chain.truth(2).entropy
+    (again,) = information_readings(toy.model, toy.run, source_entropy=entropy)
+    assert again[0] == "information_loss"
+    loss = again[1]
+    assert isinstance(loss, LossDecomposition)
+    assert loss.excess == pytest.approx(loss.loss - entropy)
+    assert loss.excess_high == pytest.approx(loss.loss_high - entropy)
+    assert loss.excess_low == pytest.approx(loss.loss_low - entropy)
 
 
 def test_xray_gives_what_the_tokens_do_for(toy: Toy, monkeypatch: pytest.MonkeyPatch):

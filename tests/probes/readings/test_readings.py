@@ -21,6 +21,7 @@ from fluoroscope.probes.readings import (
     texts_of,
     train_tuned_lens,
     translated_lens,
+    varied_texts,
 )
 from fluoroscope.probes.readings.bootstrap import mean_with_interval
 from fluoroscope.probes.readings.labels import CLASSES, line_start, token_class
@@ -318,6 +319,46 @@ def test_the_embedded_models_story(embedded, tmp_path) -> None:
     assert story.sink_mass[both] < 0.15
     assert story.loss[both] > story.loss[nothing] + 0.3
     assert abs(story.loss[others] - story.loss[nothing]) < 0.15
+
+
+def test_windows_of_one_document_are_one_draw_of_the_interval(tiny_llama, seed: int) -> None:
+    """Cutting documents in two changes no interval: as wide as over the whole ones."""
+    generator = np.random.default_rng(seed)
+    sums, counts = generator.standard_normal((12, 2)), generator.integers(5, 40, size=12)
+    whole = mean_with_interval(sums, counts)
+    halves = np.concatenate([sums * 0.3, sums * 0.7]), np.concatenate([counts - 2, counts * 0 + 2])
+    cut = mean_with_interval(*halves, np.tile(np.arange(12), 2))
+    for one, other in zip(whole, cut, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9)
+    assert (mean_with_interval(*halves)[1] != cut[1]).all(), "windows for documents would differ"
+    texts = Texts(some_texts(4).ids, ("a", "b", "b#1", "a#1"))
+    assert texts.documents.tolist() == [0, 1, 1, 0]
+    loss = next_token(tiny_llama, texts)
+    lens = logit_lens(tiny_llama, texts)
+    assert loss.n_documents == lens.n_documents == 2
+    # Over two documents a resampled mean is one of three; the ends are the documents' own means.
+    alone = [
+        next_token(tiny_llama, Texts((texts.ids[i], texts.ids[j]), ("x", "y"))).loss
+        for i, j in ((0, 3), (1, 2))
+    ]
+    assert sorted(alone) == pytest.approx([loss.loss_low, loss.loss_high], rel=1e-5)
+    np.testing.assert_allclose(lens.loss_low[-1], loss.loss_low, rtol=1e-4)
+    one = next_token(tiny_llama, Texts(texts.ids, ("a", "a#1", "a#2", "a#3")))
+    assert np.isnan(one.loss_low)
+    assert np.isfinite(one.loss)
+
+
+def test_varied_texts_take_a_second_window_last(tmp_path) -> None:
+    model = wrap_model(tiny_module("llama"), byte_tokenizer())
+    corpus = from_texts(["a" * 60, "b" * 19, "c" * 30, "d" * 45])
+    run = capture_corpus(model, corpus, "embed", tmp_path / "r.h5", context=20)
+    first = varied_texts(run, n_texts=3, length=20)
+    assert len({int(ids[-1]) for ids in first.ids}) == 3, "one of each document; b is too short"
+    assert not any("#" in name for name in first.names)
+    assert len(first) == first.n_documents == 3
+    more = varied_texts(run, n_texts=5, length=20)
+    assert (len(more), more.n_documents) == (5, 3)
+    assert len(varied_texts(run, n_texts=99, length=20)) == 6
 
 
 def test_texts_come_cut_and_named(tmp_path) -> None:
