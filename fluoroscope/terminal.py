@@ -70,10 +70,18 @@ class Terminal:
         """Note a file this command wrote."""
         self.files.append(str(path))
 
-    def track(self, title: str, unit: str) -> AbstractContextManager[Tracker]:
-        """A progress tracker for one stage."""
+    def track(
+        self, title: str, unit: str, *, in_parts: bool = False
+    ) -> AbstractContextManager[Tracker]:
+        """A progress tracker for one library call.
+
+        Args:
+            title: What is going on.
+            unit: What is counted.
+            in_parts: Whether the call counts several parts one after another.
+        """
         console = Console(stderr=True, quiet=True) if self.quiet else self.err
-        return track(title, unit, console, self.log)
+        return track(title, unit, console, self.log, in_parts=in_parts)
 
 
 def as_lines(table: Table) -> list[str]:

@@ -106,7 +106,7 @@ def profile(
         corpora = {"the text profiled": texts} | {
             Path(name).name: _texts(opened, [name], tokens, context) for name in against
         }
-        with terminal.track("Other corpora", "tokens") as progress:
+        with terminal.track("Other corpora", "tokens", in_parts=True) as progress:
             results["expert_agnosticism"] = data_agnosticism(
                 opened, corpora, chosen, progress=progress
             )

@@ -161,8 +161,8 @@ def test_progress_tells_rate_and_what_is_left(tmp_path: Path, monkeypatch) -> No
     lines = out.getvalue().splitlines()
     written = (tmp_path / "p.log").read_text()
     assert lines == [
-        "Reading: 240 of 1,000 tokens, 20 tokens/s, 38 s left ([b]note)",
-        "Reading: 600 of 1,000 tokens, 20 tokens/s, 20 s left ([b]note)",
+        "Reading: 240 of 1,000 tokens, 13 tokens/s, 60 s left ([b]note)",
+        "Reading: 600 of 1,000 tokens, 17 tokens/s, 23 s left ([b]note)",
     ], "nothing before 2 s, a line every 10 s"
     assert [line.split("progress ")[1] for line in written.splitlines()] == lines
 
