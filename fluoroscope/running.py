@@ -32,7 +32,7 @@ from typer.core import TyperCommand
 from .configuration import load
 from .logfile import Format, LogFile
 from .recording import record
-from .terminal import DONE, Terminal
+from .terminal import DONE, Terminal, harmless
 
 SCHEMA = "fluoroscope.cli/1"
 BUG, USAGE, BAD_INPUT, CHECK_FAILED, INCOMPLETE, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 5, 130, 143
@@ -266,12 +266,12 @@ def _explain(error: BaseException, terminal: Terminal) -> tuple[int, dict[str, s
         message = f"{message} (a bug in fluoroscope; traceback in {_save_traceback(error)})"
     terminal.log.write("error", "".join(traceback.format_exception(error)).rstrip())
     if terminal.verbose:
-        terminal.err.print("".join(traceback.format_exception(error)), markup=False)
+        terminal.err.print("".join(traceback.format_exception(error)), highlight=False)
     if not terminal.json:
         line = (
             message if code in (INTERRUPTED, TERMINATED) else f"{type(error).__name__}: {message}"
         )
-        terminal.err.print(line, highlight=False, markup=False, soft_wrap=True)
+        terminal.err.print(harmless(line), highlight=False, soft_wrap=True)
     return code, {"type": type(error).__name__, "message": message}
 
 

@@ -35,8 +35,9 @@ class Terminal:
     def __post_init__(self) -> None:
         # Without colour rich still draws bold and dim; an unset flag leaves NO_COLOR to rich.
         plain = True if self.no_color else None
-        self.out = Console(no_color=plain)
-        self.err = Console(stderr=True, no_color=plain)
+        # What is printed holds names, paths and tokens: "[/INST]" is no markup, ":x:" no picture.
+        self.out = Console(no_color=plain, markup=False, emoji=False)
+        self.err = Console(stderr=True, no_color=plain, markup=False, emoji=False)
 
     def say(self, text: str) -> None:
         """A line about what is going on (standard error; not with --quiet or --json)."""
@@ -57,7 +58,7 @@ class Terminal:
 
     def _remark(self, text: str) -> None:
         if not (self.quiet or self.json):
-            self.err.print(text, highlight=False, markup=False)
+            self.err.print(harmless(text), highlight=False)
 
     def show(self, renderable: Any) -> None:
         """A result for a person (standard output; with --json the document replaces it).
@@ -69,18 +70,43 @@ class Terminal:
             return
         if isinstance(renderable, Table) and not self.out.is_terminal:
             for line in as_lines(renderable):
-                self.out.print(line, highlight=False, markup=False, soft_wrap=True)
-        else:
-            self.out.print(renderable, soft_wrap=not self.out.is_terminal)
+                self.out.print(line, highlight=False, soft_wrap=True)
+            return
+        if isinstance(renderable, str):
+            renderable = harmless(renderable)
+        elif isinstance(renderable, Text):
+            renderable = renderable.copy()
+            renderable.plain = harmless(renderable.plain)
+        self.out.print(renderable, soft_wrap=not self.out.is_terminal)
 
     def wrote(self, path: Path | str) -> None:
         """Note a file this command wrote."""
         self.files.append(str(path))
 
-    def track(self, title: str, unit: str) -> AbstractContextManager[Tracker]:
-        """A progress tracker for one stage."""
+    def track(
+        self, title: str, unit: str, *, in_parts: bool = False
+    ) -> AbstractContextManager[Tracker]:
+        """A progress tracker for one library call.
+
+        Args:
+            title: What is going on.
+            unit: What is counted.
+            in_parts: Whether the call counts several parts one after another.
+        """
         console = Console(stderr=True, quiet=True) if self.quiet else self.err
-        return track(title, unit, console, self.log)
+        return track(title, unit, console, self.log, in_parts=in_parts)
+
+
+_STEERING = dict.fromkeys(
+    [*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)],
+    "\ufffd",
+)
+"""Control characters but tab and line break, and those that turn the direction of writing."""
+
+
+def harmless(text: str) -> str:
+    """Text that cannot steer the terminal: what a model wrote may hold escape sequences."""
+    return text.translate(_STEERING)
 
 
 def as_lines(table: Table) -> list[str]:
@@ -93,5 +119,4 @@ def as_lines(table: Table) -> list[str]:
 
 
 def _flat(cell: Any) -> str:
-    text = Text.from_markup(cell).plain if isinstance(cell, str) else str(cell)
-    return "; ".join(text.splitlines()).replace("\t", " ")
+    return harmless("; ".join(str(cell).splitlines()).replace("\t", " "))

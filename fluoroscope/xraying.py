@@ -33,6 +33,8 @@ class Step:
     """From a progress callback to results by name."""
     unit: str = "units"
     """What its progress counts."""
+    in_parts: bool = False
+    """Whether it counts several parts one after another."""
 
 
 def run_steps(terminal: Terminal, run: Any, steps: Iterator[Step], *, again: bool) -> None:
@@ -52,7 +54,7 @@ def run_steps(terminal: Terminal, run: Any, steps: Iterator[Step], *, again: boo
             continue
         title = step.name.replace("_", " ").capitalize()
         try:
-            with terminal.track(title, step.unit) as progress:
+            with terminal.track(title, step.unit, in_parts=step.in_parts) as progress:
                 found = step.make(progress)
         except (ActivationsError, OptionError, SiteError, TooFewTokensError) as error:
             terminal.say(f"{title} is left out: {error}")
@@ -123,7 +125,7 @@ def _information(model: Any, run: Any, say: Callable[[str], None]) -> Iterator[S
             say(f"Part of the information is left out: {reason}")
         return found
 
-    yield Step("information_predictions", make)
+    yield Step("information_predictions", make, in_parts=True)
 
 
 def _dictionaries(model: Any, run: Any) -> Iterator[Step]:
@@ -134,7 +136,7 @@ def _dictionaries(model: Any, run: Any) -> Iterator[Step]:
         "superposition_layers",
         lambda progress: superposition_readings(run, n_sites=SUPERPOSED, progress=progress),
     )
-    yield Step("sae_comparison", lambda progress: _trained(model, run, progress), "steps")
+    yield Step("sae_comparison", lambda progress: _trained(model, run, progress), in_parts=True)
 
 
 def _trained(model: Any, run: Any, progress: Any) -> dict[str, Any]:
@@ -186,4 +188,5 @@ def _experts(model: Any, run: Any) -> Iterator[Step]:
     yield Step(
         "expert_profile",
         lambda progress: expert_readings(model, texts_of(run, n_tokens=FEW), progress=progress),
+        in_parts=True,
     )

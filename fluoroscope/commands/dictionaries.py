@@ -112,7 +112,7 @@ def eval(
         max_norm_ratio=max_norm or None,
     )
     loaded = open_model_of(opened, model, device) if loss_tokens else None
-    with terminal.track("Judging", "units") as progress:
+    with terminal.track("Judging", "units", in_parts=True) as progress:
         found = evaluate(opened, where, held, model=loaded, options=chosen, progress=progress)
     opened.add_result(name, found)
     terminal.wrote(run)
@@ -191,7 +191,7 @@ def features(
     opened = open_run(run)
     held = _load(sae)
     where = _site(opened, site, [held])
-    with terminal.track("Indexing", "rows") as progress:
+    with terminal.track("Indexing", "units", in_parts=True) as progress:
         index = open_index(opened, where, held, name=sae.name, progress=progress)
     terminal.wrote(index.path)
     loaded = None if no_model and text is None else open_model_of(opened, model, device)

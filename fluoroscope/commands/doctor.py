@@ -3,8 +3,8 @@
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape as _plain
 from rich.table import Table
+from rich.text import Text
 
 from ..running import CHECK_FAILED, Terminal
 from . import options
@@ -27,9 +27,7 @@ def doctor(terminal: Terminal) -> list[dict[str, str]]:
     found = list(findings())
     table = Table("what", "state", "found", "what to type")
     for line in found:
-        colour = COLOUR[line.state]
-        state = f"[{colour}]{line.state}[/{colour}]"
-        table.add_row(_plain(line.name), state, _plain(line.detail), _plain(line.mend))
+        table.add_row(line.name, Text(line.state, COLOUR[line.state]), line.detail, line.mend)
     terminal.show(table)
     if any(line.state == "fails" for line in found):
         terminal.exit_code = CHECK_FAILED
@@ -68,11 +66,11 @@ def check(
         found = check_sites(opened)
     except SiteCheckError as error:
         terminal.exit_code = CHECK_FAILED
-        terminal.show(f"[red]does not hold[/red] {_plain(str(error))}")
+        terminal.show(Text.assemble(("does not hold", "red"), f" {error}"))
         return {"model": opened.name, "problem": str(error)}
     worst = int(found.errors.argmax()) if len(found.errors) else None
     table = Table("what", "value", show_header=False)
-    table.add_row("model", _plain(opened.name))
+    table.add_row("model", opened.name)
     table.add_row("sites", str(len(found.sites)))
     table.add_row("comparisons", f"{len(found.checks)}, all hold")
     if worst is not None:

@@ -83,7 +83,7 @@ def information(
     if again:
         drop_parts(opened)
     done: list[str] = []
-    with terminal.track("Information", "units") as progress:
+    with terminal.track("Information", "units", in_parts=True) as progress:
         readings = information_readings(
             loaded, opened, n_tokens=tokens, sites=wanted, options=chosen,
             source_entropy=source_entropy, again=again, keep=True, progress=progress,

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from ..running import CHECK_FAILED, Terminal
 from . import options
@@ -45,7 +46,7 @@ def verify(
     if not found.ok:
         terminal.exit_code = CHECK_FAILED
     for problem in found.problems:
-        terminal.show(f"[red]problem[/red] {problem}")
+        terminal.show(Text.assemble(("problem", "red"), f" {problem}"))
     terminal.show(str(found))
     return found.as_dict()
 

@@ -115,7 +115,7 @@ def profile(
         corpora = {"the text profiled": texts} | {
             Path(name).name: _texts(opened, [name], tokens, context) for name in against
         }
-        with terminal.track("Other corpora", "tokens") as progress:
+        with terminal.track("Other corpora", "tokens", in_parts=True) as progress:
             agreed = data_agnosticism(opened, corpora, chosen, progress=progress)
         keep("expert_agnosticism", agreed)
     if output is not None:

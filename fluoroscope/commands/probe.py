@@ -52,7 +52,7 @@ def probe(
         opened.require(
             weights_digest=loaded.weights_digest, tokenizer_digest=loaded.tokenizer_digest
         )
-    with terminal.track("Probing", "sites") as progress:
+    with terminal.track("Probing", "units", in_parts=True) as progress:
         found = linear_probe(
             opened, label, chosen, random_weights_of=loaded, max_tokens=tokens, progress=progress
         )

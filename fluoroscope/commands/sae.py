@@ -220,7 +220,7 @@ def _compare(
     from ..sae.features.cards import CardOptions
     from ..sae.xray import dictionary_readings
 
-    with terminal.track("Comparing", "units") as progress:
+    with terminal.track("Comparing", "units", in_parts=True) as progress:
         found = dictionary_readings(
             model, run, saes, options=measured_on,
             cards=CardOptions(n_features=cards), cards_of=cards_of, keep=run.add_result,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 from rich.table import Table
+from rich.text import Text
 from typer.testing import CliRunner
 
 from fluoroscope.cli import COMMANDS, app
@@ -182,15 +183,37 @@ def test_progress_tells_rate_and_what_is_left(tmp_path: Path, monkeypatch) -> No
     lines = out.getvalue().splitlines()
     written = (tmp_path / "p.log").read_text()
     assert lines == [
-        "Reading: 240 of 1,000 tokens, 20 tokens/s, 38 s left ([b]note)",
-        "Reading: 600 of 1,000 tokens, 20 tokens/s, 20 s left ([b]note)",
+        "Reading: 240 of 1,000 tokens, 13 tokens/s, 60 s left ([b]note)",
+        "Reading: 600 of 1,000 tokens, 17 tokens/s, 23 s left ([b]note)",
     ], "nothing before 2 s, a line every 10 s"
     assert [line.split("progress ")[1] for line in written.splitlines()] == lines
 
 
+def test_names_and_tokens_are_no_markup_and_steer_no_terminal() -> None:
+    """A path with brackets, a chat template's token, an emoji's name, an escape sequence."""
+    from io import StringIO
+
+    odd = "out[1].h5 [/INST] [b]x :fire: \x1b]0;title \u202egnol"
+    shown = "out[1].h5 [/INST] [b]x :fire: \ufffd]0;title \ufffdgnol"
+    for forced in (True, False):
+        terminal = Terminal()
+        terminal.out.file = terminal.err.file = out = StringIO()
+        terminal.out._force_terminal = terminal.err._force_terminal = forced
+        table = Table("[/head]", title="[/title]")
+        table.add_row("[/cell]")
+        for renderable in (odd, Text(odd, "bold"), table):
+            terminal.show(renderable)
+        terminal.say(odd)
+        terminal.warn(odd)
+        written = re.sub(r"\x1b\[[\d;]*m", "", out.getvalue())
+        assert written.count(shown) == 4, forced
+        assert "[/head]" in written
+        assert "[/cell]" in written
+
+
 def test_tables_are_plain_where_nobody_looks() -> None:
     table = Table("a", "b", title="t")
-    table.add_row("[red]1[/red]", "x\ny" + "z" * 300)
+    table.add_row(Text("1", "red"), "x\ny" + "z" * 300)
     assert as_lines(table) == ["a\tb", "1\tx; y" + "z" * 300]
     bare = Table("a", "b", show_header=False)
     bare.add_row("k", "v")
