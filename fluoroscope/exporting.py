@@ -61,7 +61,7 @@ def write_table(table: Table, path: Path, kind: str) -> None:
         MissingPackageError: Parquet without pyarrow.
     """
     from .probes.runfile.atomic import replacing
-    from .probes.spreadsheets import write_csv
+    from .reports.spreadsheets import write_csv
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:

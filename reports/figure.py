@@ -15,8 +15,8 @@ from markupsafe import Markup
 
 from ..probes.errors import OptionError
 from ..probes.runfile.atomic import replacing
-from ..probes.spreadsheets import write_csv
 from .convert import Kind, draw
+from .spreadsheets import write_csv
 from .theme import LIGHT, config
 from .tokens import printable
 

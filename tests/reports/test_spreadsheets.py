@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluoroscope.probes.spreadsheets import FORMULA, as_text, write_csv
+from fluoroscope.reports.spreadsheets import FORMULA, as_text, write_csv
 
 
 def written(rows: list[list[object]]) -> list[list[str]]:
