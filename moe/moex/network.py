@@ -267,8 +267,9 @@ class MoexForCausalLM(_Initialised, GPT2LMHeadModel):
         if labels is not None:
             found.lm_loss = out.loss
             mask = kwargs.get("attention_mask")
-            is_given = mask is not None and mask.shape == labels.shape
-            real = (mask.bool() if is_given else labels != IGNORED).flatten()
+            if mask is None or mask.shape != labels.shape:
+                mask = labels != IGNORED
+            real = mask.bool().flatten()
             each = [
                 balance_loss(*(part[real] for part in r), temperature=self.config.gate_temperature)
                 for r in routed

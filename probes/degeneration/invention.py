@@ -153,8 +153,8 @@ def _parts(
 
 def _written(model: Model, ids: Int64[Tensor, " target"]) -> str:
     """A continuation up to the end-of-text token, decoded."""
-    end = (ids == (model.tokenizer.eos_token_id or -1)).nonzero()[:, 0]
-    return model.decode(ids[: int(end[0]) if len(end) else None])
+    tokens, end = ids.tolist(), model.tokenizer.eos_token_id
+    return model.decode(tokens[: tokens.index(end)] if end in tokens else tokens)
 
 
 def _reach(values: Float[np.ndarray, "texts words"], start: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import h5py
 
 from ...probes.runfile.h5 import array
@@ -10,7 +12,7 @@ from ..section import Section, Tile
 from ..tokens import label
 
 
-def engines(groups: dict[str, h5py.Group]) -> Section:
+def engines(groups: Mapping[str, h5py.Group]) -> Section:
     """Table of engines; ratios are to plain decoding where that was traced too."""
     rates: dict[str, float] = {}
     table: dict[str, list[float | str]] = {
