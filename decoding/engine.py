@@ -96,6 +96,11 @@ class Engine(ABC):
         return choose_layout(self.model) if wanted == "auto" else wanted
 
     @property
+    def lossless(self) -> bool:
+        """Whether its text is plain decoding's with the options given."""
+        return self.about.lossless
+
+    @property
     def models(self) -> tuple[Model, ...]:
         """The models whose passes decoding takes: the target, and a draft if there is one."""
         return (self.model,)

@@ -48,7 +48,7 @@ def save_generations(
         "engine": name,
         "summary": engine.about.summary,
         "paper": engine.about.paper or "",
-        "lossless": int(engine.about.lossless),
+        "lossless": int(engine.lossless),
         "options": engine.options_as_dict(),
         "model": engine.model.name,
     }

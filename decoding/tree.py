@@ -57,8 +57,8 @@ class DraftTree:
     parents: tuple[int, ...] = ()
     """Parent of each node, `ROOT` for those right after the text."""
     confidence: tuple[float, ...] = ()
-    """The drafter's own estimate that a node is accepted once its parent is. Drawn nodes: the
-    probability they were drawn with. The verifier never reads it."""
+    """The drafter's own estimate that a node is accepted once its parent is. Drawn nodes: their
+    probability in what all their siblings were drawn from. The verifier never reads it."""
     law: Law = "point"
     proposals: Mapping[int, Proposal] = field(default_factory=dict)
     """By parent, what its children were drawn from; empty where tokens were chosen, not drawn."""

@@ -27,7 +27,10 @@ class InlineAhead(Ahead):
 
     def begin(self, prompt: Sequence[int], seed: int) -> None:
         """See `Ahead`."""
-        self._writer.begin(prompt, seed)
+        try:
+            self._writer.begin(prompt, seed)
+        except Exception as error:
+            raise DraftError(f"The draft failed: {error}") from error
 
     def _send(self, text: Sequence[int], length: int) -> None:
         self._asked = list(text), length

@@ -127,6 +127,8 @@ class ProcessAhead(Ahead):
                 return found
 
     def _gone(self) -> DraftError:
+        if self.closed:
+            return DraftError("The draft's process was ended.")
         self._process.join(EXIT_S)
         return DraftError(f"The draft's process is gone (exit code {self._process.exitcode}).")
 

@@ -67,12 +67,15 @@ class SourceDrafter(Drafter):
         self._index = NgramIndex(LONGEST_SUFFIX)
         self._index.extend(prompt if self._source is None else self._source)
         self._n_prompt = len(prompt)
-        self._pointer, self._length = None, min(16, self._longest)
+        self._pointer, self._length = 0, min(16, self._longest)
 
     def propose(self, text: Sequence[int], budget: int) -> DraftTree:
         """The source from the pointer on."""
+        output, source = text[self._n_prompt :], self._index.tokens
+        if len(output) == 1:  # it came from the prompt's pass, which nothing was drafted for
+            self._pointer = 1 if output[0] == source[0] and len(source) > 1 else None
         if self._pointer is None:
-            self._pointer = self.locate(text[self._n_prompt :])
+            self._pointer = self.locate(output)
         if self._pointer is None:
             return DraftTree()
         stop = self._pointer + min(budget, self._length)

@@ -46,20 +46,19 @@ class ChainDrafter(ModelDrafter):
         super().__init__(draft)
         self._min_reach = min_reach
 
-    def propose(self, text: Sequence[int], budget: int) -> DraftTree:
-        """A chain of at most `budget` tokens."""
+    def draw(self, text: Sequence[int], budget: int, depth: int) -> DraftTree:
+        """A chain of at most `depth` tokens."""
         tokens: list[int] = []
         trust: list[float] = []
         proposals, reach = {}, 1.0
         row = self.draft.after(text)
-        length = min(budget, self.draft.room(text))
-        while len(tokens) < length and reach >= self._min_reach:
+        while len(tokens) < depth and reach >= self._min_reach:
             token = self.draft.draw(row)
             proposals[len(tokens) - 1] = row
             tokens.append(token)
             trust.append(float(row[token]))
             reach *= trust[-1]
-            if len(tokens) < length:
+            if len(tokens) < depth:
                 row = self.draft.grow([token], [len(tokens) - 2])[0]
         return DraftTree(
             tuple(tokens),

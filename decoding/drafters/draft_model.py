@@ -6,6 +6,7 @@ tokens are drawn from. Drafters decide what is drawn.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from ..sampling import Sampler, SamplingOptions
 from ..speculative import SpeculativeOptions
 from ..students.student import open_student
 from ..target import Target
-from ..tree import Law
+from ..tree import DraftTree, Law
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +135,21 @@ class ModelDrafter(Drafter):
     ) -> None:
         """A new text: the draft reads it at the first proposal."""
         self.draft.begin()
+
+    def propose(self, text: Sequence[int], budget: int) -> DraftTree:
+        """A tree of at most `budget` nodes; nothing where the draft's context ends."""
+        depth = min(budget, self.draft.room(text))
+        return self.draw(text, budget, depth) if depth > 0 else DraftTree()
+
+    @abstractmethod
+    def draw(self, text: Sequence[int], budget: int, depth: int) -> DraftTree:
+        """Draw a tree.
+
+        Args:
+            text: Token ids so far.
+            budget: Most nodes.
+            depth: Most levels, at least one: what budget and the draft's context allow.
+        """
 
 
 SHIPPED = "embedded_student.safetensors"

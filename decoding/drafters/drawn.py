@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..tree import DraftTree, Law, Proposal
+from ..tree import DraftTree, Law, Proposal, SparseProbs
 
 
 class Drawing:
@@ -31,11 +31,11 @@ class Drawing:
         """Say what the children of a node will be drawn from."""
         self._rows[node] = row
 
-    def add(self, parent: int, token: int, share: float) -> int:
-        """A drawn token; `share` is the probability it was drawn with among what was left."""
+    def add(self, parent: int, token: int) -> int:
+        """A drawn token; how sure it is, is its share in what all its siblings were drawn from."""
         self.tokens.append(token)
         self.parents.append(parent)
-        self._shares.append(share)
+        self._shares.append(_share(self._rows[parent], token))
         self._depths.append(1 if parent < 0 else self._depths[parent] + 1)
         return len(self.tokens) - 1
 
@@ -50,3 +50,9 @@ class Drawing:
             proposals={node: row for node, row in self._rows.items() if node in expanded},
             sources=(self._source,) * len(self.tokens),
         )
+
+
+def _share(row: Proposal, token: int) -> float:
+    if isinstance(row, SparseProbs):
+        return row.probs[row.ids.index(token)]
+    return min(float(row[token]), 1.0)

@@ -67,9 +67,9 @@ class DySpecDrafter(ModelDrafter):
         super().__init__(draft)
         self._options = options
 
-    def propose(self, text: Sequence[int], budget: int) -> DraftTree:
+    def draw(self, text: Sequence[int], budget: int, depth: int) -> DraftTree:
         """A tree of at most `budget` nodes."""
-        depth = min(self._options.max_depth, budget, self.draft.room(text))
+        depth = min(self._options.max_depth, depth)
         root = self.draft.after(text)
         if self._options.builder == "greedy":
             return self._greedy(root, budget, depth)
@@ -83,7 +83,7 @@ class DySpecDrafter(ModelDrafter):
         while heap and len(tree) < budget:
             value, _, node, left = heapq.heappop(heap)
             token, share, rest = _draw(self.draft, left)
-            child = tree.add(node, token, share)
+            child = tree.add(node, token)
             count += 1
             if rest is not None:
                 heapq.heappush(heap, (value * (1 - share), count, node, rest))
@@ -97,16 +97,16 @@ class DySpecDrafter(ModelDrafter):
     def _by_threshold(self, root: Float[Tensor, " d_vocab"], budget: int, depth: int) -> DraftTree:
         tree, least = Drawing("draft-model"), self._options.min_value or 1 / budget
         level = [(ROOT, root, 1.0)]
-        for _ in range(depth):
+        for at in range(1, depth + 1):
             born: list[tuple[int, float]] = []
             for node, row, reach in level:
                 tree.expand(node, row)
                 left, value = row, reach
                 while left is not None and value >= least and len(tree) < budget:
                     token, share, left = _draw(self.draft, left)
-                    born.append((tree.add(node, token, share), value * share))
+                    born.append((tree.add(node, token), value * share))
                     value *= 1 - share
-            if not born or len(tree) >= budget:
+            if not born or len(tree) >= budget or at == depth:
                 break
             rows = self.draft.grow(
                 [tree.tokens[node] for node, _ in born], [tree.parents[node] for node, _ in born]

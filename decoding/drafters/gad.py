@@ -142,6 +142,11 @@ class Gad(Speculative):
     )
     Options = GadOptions
 
+    @property
+    def lossless(self) -> bool:
+        """Not where tokens may pass that are not the target's likeliest."""
+        return not self.options.lossy
+
     def make_drafter(self) -> BlockDrafter:
         """A drafter over the writer.
 

@@ -78,10 +78,11 @@ class ConstantDrafter(ModelDrafter):
         super().__init__(draft)
         self._branching = branching
 
-    def propose(self, text: Sequence[int], budget: int) -> DraftTree:
+    def draw(self, text: Sequence[int], budget: int, depth: int) -> DraftTree:
         """A level at a time, as long as the whole level fits the budget."""
         tree, level = Drawing("draft-model"), [(ROOT, self.draft.after(text))]
-        for width in self._branching[: min(budget, self.draft.room(text))]:
+        widths = self._branching[:depth]
+        for at, width in enumerate(widths, start=1):
             if len(tree) + width * len(level) > budget:
                 break
             born: list[int] = []
@@ -89,9 +90,8 @@ class ConstantDrafter(ModelDrafter):
                 tree.expand(node, row)
                 noisy = row.double().log() + self.draft.gumbel(row)
                 chosen = noisy.topk(min(width, len(noisy))).indices.tolist()
-                shares = [(token, float(row[token])) for token in chosen]
-                born += [tree.add(node, token, share) for token, share in shares if share > 0]
-            if not born:
+                born += [tree.add(node, token) for token in chosen if float(row[token]) > 0]
+            if not born or at == len(widths):
                 break
             rows = self.draft.grow([tree.tokens[n] for n in born], [tree.parents[n] for n in born])
             level = list(zip(born, rows, strict=True))
@@ -111,11 +111,12 @@ class StochasticDrafter(ModelDrafter):
         super().__init__(draft)
         self._width, self._depth = width, depth
 
-    def propose(self, text: Sequence[int], budget: int) -> DraftTree:
+    def draw(self, text: Sequence[int], budget: int, depth: int) -> DraftTree:
         """Beams of the largest perturbed path log-probability, a level at a time."""
         tree = Drawing("draft-model")
         beams = [(ROOT, self.draft.after(text), 0.0, 0.0)]
-        for _ in range(min(self._depth, budget, self.draft.room(text))):
+        depth = min(self._depth, depth)
+        for at in range(1, depth + 1):
             width = min(self._width, budget - len(tree))
             if width < 1:
                 break
@@ -127,13 +128,12 @@ class StochasticDrafter(ModelDrafter):
                 best = noisy.topk(min(width, len(noisy)))
                 for value, token in zip(best.values.tolist(), best.indices.tolist(), strict=True):
                     if value > -torch.inf:
-                        found.append((value, float(logs[token]), node, token, float(row[token])))
+                        found.append((value, float(logs[token]), node, token))
             found.sort(key=lambda child: -child[0])
             born = [
-                (tree.add(node, token, share), logs, value)
-                for value, logs, node, token, share in found[:width]
+                (tree.add(node, token), logs, value) for value, logs, node, token in found[:width]
             ]
-            if not born:
+            if not born or at == depth:
                 break
             rows = self.draft.grow(
                 [tree.tokens[n] for n, _, _ in born], [tree.parents[n] for n, _, _ in born]

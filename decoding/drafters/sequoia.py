@@ -130,10 +130,9 @@ class SequoiaDrafter(ModelDrafter):
             self._shapes[budget, depth] = self._best.choose(budget, depth, *self._costs)
         return self._shapes[budget, depth]
 
-    def propose(self, text: Sequence[int], budget: int) -> DraftTree:
+    def draw(self, text: Sequence[int], budget: int, depth: int) -> DraftTree:
         """A level at a time, one draft pass each."""
-        depth = max(min(self._options.max_depth, budget, self.draft.room(text)), 0)
-        shape = self.shape(budget, depth)
+        shape = self.shape(budget, min(self._options.max_depth, depth))
         tree = Drawing("draft-model")
         if len(shape):
             level: list[tuple[int, Slot]] = [(ROOT, ())]
@@ -144,7 +143,7 @@ class SequoiaDrafter(ModelDrafter):
                     tree.expand(node, row)
                     for rank, token in enumerate(self._children(row, shape.n_children[slot])):
                         child = (*slot, rank)
-                        born.append((tree.add(node, token, float(row[token])), child))
+                        born.append((tree.add(node, token), child))
                 level = [(node, slot) for node, slot in born if slot in shape.n_children]
                 if not level:
                     break
@@ -158,17 +157,13 @@ class SequoiaDrafter(ModelDrafter):
         return self._whole
 
     def observe(self, seen: Observation) -> None:
-        """Count, down the tree as it was drafted, which child became text."""
-        node, tree = ROOT, self._whole
-        for token in seen.emitted:
-            children = tree.children.get(node, [])
-            if not children:
-                return
-            ranks = [rank for rank, child in enumerate(children) if tree.tokens[child] == token]
-            self.counts.observe(len(children), ranks[0] if ranks else None)
-            if not ranks:
-                return
-            node = children[ranks[0]]
+        """Count, down the tree as it was drafted, which child was accepted."""
+        tree, self._whole = self._whole, DraftTree()
+        # A drawn child may be refused and its token emitted all the same; chosen ones may be cut off.
+        accepted = seen.path if tree.law != "point" else _followed(tree, seen.emitted)
+        for parent, child in zip([ROOT, *accepted], [*accepted, None], strict=True):
+            if siblings := tree.children.get(parent):
+                self.counts.observe(len(siblings), None if child is None else siblings.index(child))
 
     def memory(self) -> dict[str, np.ndarray]:
         """The counts."""
@@ -194,6 +189,18 @@ class SequoiaDrafter(ModelDrafter):
         best = noisy.topk(min(n_children, len(noisy)))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [token for token, value in pairs if value > -np.inf]
+
+
+def _followed(tree: DraftTree, emitted: Sequence[int]) -> list[int]:
+    """Nodes that say what was emitted, from the first level down."""
+    found: list[int] = []
+    for token in emitted:
+        children = tree.children.get(found[-1] if found else ROOT, [])
+        same = [child for child in children if tree.tokens[child] == token]
+        if not same:
+            break
+        found.append(same[0])
+    return found
 
 
 @register

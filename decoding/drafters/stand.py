@@ -149,8 +149,8 @@ class StandDrafter(Drafter):
                 ids = list(mean)
                 tree.expand(node, SparseProbs(tuple(ids), tuple(probs.tolist())))
                 for rank, place in enumerate(self._order(probs)[:width]):
-                    child = tree.add(node, ids[place], float(probs[place]))
-                    below.append((child, (*slot, rank), [*context[1:], ids[place]]))
+                    child = tree.add(node, ids[place])
+                    below.append((child, (*slot, rank), [*context, ids[place]][-max(LENGTHS) :]))
             level = below
         return tree.build(law=self.law)
 

@@ -190,6 +190,22 @@ def test_source_is_found_again_by_the_shortest_unique_suffix() -> None:
     assert drafter.locate([5]) is None
 
 
+def test_a_source_is_copied_from_its_first_token_on() -> None:
+    """Also where that token occurs twice in it (2205.10350: the pointer begins at the beginning)."""
+    drafter = SourceDrafter([5, 8, 5, 9, 7], 64)
+    for first, expected in ((5, (8, 5, 9, 7)), (9, (7,)), (4, ())):
+        drafter.begin([1, 2])
+        assert drafter.propose([1, 2, first], 8).tokens == expected
+    drafter.begin([1, 2])
+    drafter.propose([1, 2, 5], 8)
+    tree = DraftTree.chain([8, 5, 9, 7])
+    beliefs = Beliefs(
+        torch.zeros(5, 12), tree, [0], Sampler(SamplingOptions(), torch.device("cpu"))
+    )
+    drafter.observe(Observation([1, 2, 5], tree, [0, 1], [8, 5, 7], beliefs))
+    assert drafter.propose([1, 2, 5, 8, 5, 7], 8).tokens == (), "7 stands at the source's end"
+
+
 def test_stands_table_is_a_running_mean_of_the_likeliest_ten() -> None:
     """The paper's worked example, tokens numbered Bob 0, Mary 1, Tom 2, Sue 3."""
     table = NgramTable()
@@ -201,6 +217,17 @@ def test_stands_table_is_a_running_mean_of_the_likeliest_ten() -> None:
     assert table.lookup([0, 0, 0, 8]) == {}
     table.update([1, 1], dict.fromkeys(range(20), 0.05))
     assert len(table.lookup([1, 1])) == 10
+
+
+def test_stand_drafts_as_deep_behind_a_short_text_as_behind_a_long_one() -> None:
+    """Contexts grow up to four tokens along the path; they do not stay as short as the text."""
+    for text in ([1, 2], [9, 9, 9, 1, 2]):
+        drafter = StandDrafter((1, 1, 1), greedy=True)
+        drafter.table.update([0, 1, 2], {3: 1.0})
+        drafter.table.update([1, 2, 3], {4: 1.0})
+        drafter.table.update([2, 3, 4], {5: 1.0})
+        drafter.table.update([7, 3, 4], {6: 1.0})
+        assert drafter.propose(text, 8).tokens == (3, 4, 5)
 
 
 def test_stand_draws_siblings_as_sequential_sampling_does() -> None:
@@ -215,6 +242,47 @@ def test_stand_draws_siblings_as_sequential_sampling_does() -> None:
     again = StandDrafter((2,), greedy=False)
     again.remember(drafter.memory())
     assert again.table.lookup([1, 2]) == pytest.approx(probs)
+
+
+DRAWN = {
+    "draft-chain": {"min_reach": 0.0, "max_draft": 4},
+    "rsd-c": {"branching": (2, 2, 1, 1)},
+    "rsd-s": {"width": 3, "depth": 4},
+    "dyspec": {"draft_temperature": 0.02, "min_value": 1e-3, "max_depth": 4, "max_draft": 60},
+    "sequoia": {"by_cost": False, "max_depth": 4},
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_tree_of_four_levels_takes_four_draft_passes(tiny_llama, name: str) -> None:
+    """One for the root and one for each level that has children; the last level is not read."""
+    draft = wrap_model(tiny_module("llama", seed=7), name="draft")
+    engine = make_engine(tiny_llama, name, draft=draft, temperature=1.0, **DRAWN[name])
+    drafter, text = engine.drafter, ids(1)[0].tolist()
+    drafter.begin(text)
+    with torch.inference_mode():
+        tree = drafter.propose(text, engine.options.max_draft)
+    assert max(tree.depths) == 4
+    assert drafter.draft._target.n_forward == 4
+    for node, parent in enumerate(tree.parents):
+        assert tree.confidence[node] == pytest.approx(
+            float(tree.proposals[parent][tree.tokens[node]])
+        )
+
+
+@pytest.mark.parametrize("name", [*DRAWN, "pearl"])
+def test_where_the_drafts_context_ends_the_target_goes_on_alone(tiny_llama, name: str) -> None:
+    """In the middle of a text, and in the prompt already; nothing fails."""
+    draft = wrap_model(tiny_module("llama", seed=7, max_position_embeddings=12), name="short")
+    own = {"where": "inline", "window": 3} if name == "pearl" else DRAWN[name]
+    for n_prompt in (7, 12, 20):
+        prompt = ids(1, n_prompt)[0]
+        made = generate(
+            tiny_llama, prompt, engine=name, draft=draft, max_new_tokens=12, ignore_eos=True, **own
+        )[0]
+        plain = generate(tiny_llama, prompt, max_new_tokens=12, ignore_eos=True)[0]
+        assert made.token_ids == plain.token_ids
+        assert made.stats.n_faults == (name == "pearl" and n_prompt > 7)
 
 
 @pytest.mark.parametrize("search", ["puct", "best-first"])

@@ -19,6 +19,7 @@ from fluoroscope.decoding import (
     Sampler,
     SamplingOptions,
     generate,
+    make_engine,
 )
 from fluoroscope.decoding.drafters.gad import TopBeta
 from fluoroscope.decoding.errors import DraftError
@@ -210,6 +211,13 @@ def test_tolerance_accepts_more_with_beta_and_tau_and_one_is_greedy() -> None:
     grid = [[accepted(beta, tau) for tau in (0.0, 0.6, 1.2, 5.0)] for beta in (1, 2, 3, 4)]
     assert all(list(row) == sorted(row) for row in grid)
     assert all(list(column) == sorted(column) for column in zip(*grid, strict=True))
+
+
+def test_an_engine_says_what_its_options_make_of_its_promise() -> None:
+    model, writer = tiny(), BlockWriter(TASK.d_vocab, SMALL)
+    for options, kept in (({}, True), ({"beta": 3}, True), ({"beta": 3, "tau": 1.0}, False)):
+        assert make_engine(model, "gad", writer=writer, **options).lossless == kept
+    assert make_engine(model, "plain").lossless
 
 
 def test_writers_are_kept_and_refuse_strangers(tmp_path) -> None:

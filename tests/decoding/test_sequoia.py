@@ -5,11 +5,17 @@ from functools import cache
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fluoroscope.decoding import (
+    ROOT,
+    Beliefs,
+    DraftTree,
     LearnedError,
+    Observation,
+    Sampler,
     Stopping,
     fit_template,
     generate,
@@ -136,6 +142,28 @@ def test_ranks_beyond_a_nodes_width_are_not_counted_as_missed() -> None:
     p = counts.acceptance()
     assert p[:2] == pytest.approx([1 / 2, 1 / 2 * 1 / 3], abs=2e-3)
     assert p[2] == pytest.approx(1 / 3 * 0.25, abs=2e-3), "the prior"
+
+
+def test_a_refused_draw_whose_token_is_emitted_all_the_same_counts_as_refused(tiny_llama) -> None:
+    """And every draft counts once: a step without one does not count the last one again."""
+    engine = make_engine(tiny_llama, "sequoia", draft=draft(), by_cost=False, temperature=1.0)
+    drafter = engine.drafter
+    assert isinstance(drafter, SequoiaDrafter)
+    sampler = Sampler(engine.options, torch.device("cpu"))
+    row = torch.full((260,), 1 / 260)
+    for law, tried, accepted in (
+        ("without_replacement", [1, 1], [0, 0]),
+        ("point", [1, 0], [1, 0]),
+    ):
+        proposals = {ROOT: row} if law != "point" else {}
+        tree = DraftTree((4, 5), (ROOT, ROOT), (0.5, 0.5), law=law, proposals=proposals)
+        beliefs = Beliefs(torch.zeros(3, 260), tree, [0], sampler)
+        drafter.forget()
+        drafter._whole = tree
+        for _ in range(2):
+            drafter.observe(Observation([0], tree, [], [4], beliefs))
+        assert drafter.counts.tried[:2].tolist() == tried
+        assert drafter.counts.accepted[:2].tolist() == accepted
 
 
 def draft():
