@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ..errors import TooFewTokensError
-from ..readings.bootstrap import LEVEL, SEED, mean_with_interval
+from ..readings.bootstrap import SEED, mean_with_interval, tail_of
 
 N_RESAMPLES = 400
 """Resamples of statistics that are no plain means."""
@@ -85,7 +85,7 @@ def statistic_estimate(
     """A function of sums over documents, with the basic bootstrap interval over documents.
 
     Resampling repeats a plug-in's bias, so quantiles are reflected about the value (2 v - quantile)
-    instead of taken as they are.
+    instead of taken as they are; over few documents they are those of the expanded interval.
 
     Args:
         estimator: What is estimated, for the refusal.
@@ -104,6 +104,6 @@ def statistic_estimate(
     ).astype(sums.dtype)
     # Few resamples at a time: a statistic over the vocabulary makes rows as wide as it.
     found = np.concatenate([statistic(part @ sums) for part in np.array_split(drawn, 20)])
-    tail = (1 - LEVEL) / 2
+    tail = tail_of(len(sums))
     low, high = np.quantile(found, [tail, 1 - tail])
     return Estimate(value, float(2 * value - high), float(2 * value - low))

@@ -1,19 +1,31 @@
 """Intervals for means over tokens, by resampling documents.
 
 Tokens of one document are not independent, nor are windows cut from it, so whole documents are drawn
-with replacement. The interval is the percentile interval of the ratio sum(values) / sum(tokens). Over
-few documents it is too narrow: 95 % intervals of a normal mean hold it in about 93 % of cases over 40
-documents, 90 % over ten, 83 % over five.
+with replacement. The interval is the expanded percentile interval of sum(values) / sum(tokens)
+(Hesterberg 2015, arXiv 1411.5279): with n documents its quantiles lie at
+Phi(-+ sqrt(n / (n - 1)) t), t being Student's for n - 1, since plain ones are too narrow over few. Of
+normal means over 5, 10 and 40 documents the plain interval holds 84, 90 and 94 %, this one 92, 94 and
+95 %; of exponential ones 79, 86 and 92 %, and 87, 91 and 94 %.
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.stats import norm
+from scipy.stats import t as student
 
 N_RESAMPLES = 1000
 SEED = 0
 LEVEL = 0.95
+
+
+def tail_of(n_documents: int) -> float:
+    """Share of resamples beyond each end of the interval over so many documents (two at least)."""
+    widened = math.sqrt(n_documents / (n_documents - 1))
+    return float(norm.cdf(widened * student.ppf((1 - LEVEL) / 2, n_documents - 1)))
 
 
 def mean_with_interval(
@@ -42,7 +54,7 @@ def mean_with_interval(
     weights = np.stack([np.bincount(row, minlength=len(counts)) for row in drawn]).astype(float)
     flat = sums.reshape(len(counts), -1)
     means = (weights @ flat) / (weights @ counts)[:, None]
-    tail = (1 - LEVEL) / 2
+    tail = tail_of(len(counts))
     low, high = np.quantile(means, [tail, 1 - tail], axis=0)
     return mean, low.reshape(mean.shape), high.reshape(mean.shape)
 

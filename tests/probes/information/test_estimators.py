@@ -333,8 +333,8 @@ def test_groups_shrink_to_what_the_documents_fill():
 
 
 def test_intervals_over_documents_cover_the_mean_as_often_as_they_say(seed: int):
-    # 200 intervals at 95 % over 40 documents of equal mean within a document: the percentile bootstrap
-    # covers about 93 %. Fewer than 84 % or more than 99.5 % has odds under 1e-5.
+    # 200 intervals at 95 % over 40 documents of equal mean within a document: the expanded bootstrap
+    # covers about 95 %. Fewer than 84 % or more than 99.5 % has odds under 1e-5.
     generator = np.random.default_rng(seed)
     documents = np.repeat(np.arange(40), 5)
     hits = 0

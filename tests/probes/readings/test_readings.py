@@ -321,6 +321,19 @@ def test_the_embedded_models_story(embedded, tmp_path) -> None:
     assert abs(story.loss[others] - story.loss[nothing]) < 0.15
 
 
+@pytest.mark.parametrize(("n_documents", "least", "most"), [(5, 0.88, 0.96), (30, 0.92, 0.975)])
+def test_intervals_hold_the_mean_as_often_as_they_say(
+    n_documents: int, least: float, most: float, seed: int
+) -> None:
+    """1,000 normal means at once: covered 92 and 95 % of the time; a standard deviation is under 0.9 %,
+    so the bounds stand three and a half away (false alarm under 1e-3). Plain percentiles cover 84 % of
+    five."""
+    values = np.random.default_rng(seed).standard_normal((n_documents, 1000))
+    _, low, high = mean_with_interval(values, np.ones(n_documents, dtype=np.int64))
+    assert least < np.mean((low <= 0) & (high >= 0)) < most
+    assert np.mean(low > 0) < 0.06
+
+
 def test_windows_of_one_document_are_one_draw_of_the_interval(tiny_llama, seed: int) -> None:
     """Cutting documents in two changes no interval: as wide as over the whole ones."""
     generator = np.random.default_rng(seed)
