@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,9 +70,22 @@ def smallest(values: np.ndarray) -> np.ndarray:
     raise OptionError(f"Whole numbers of a column must fit into 32 bits, got {low} to {high}.")
 
 
+def as_json(value: Any) -> str:
+    """JSON as every reader takes it: sorted, without spaces, and null for NaN and infinities."""
+    return json.dumps(_finite(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(held) for key, held in value.items()}
+    return [_finite(held) for held in value] if isinstance(value, list | tuple) else value
+
+
 def inert(value: Any) -> Markup:
     """JSON that cannot end its script element or be taken for markup."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    text = as_json(value)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)

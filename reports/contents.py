@@ -131,7 +131,7 @@ def _traced(run: Run, groups: Mapping[str, h5py.Group], context: Context) -> lis
 
     def drawn(groups: Mapping[str, h5py.Group]) -> list[Section]:
         beside = [engines(groups)] if len(groups) > 1 else []
-        return [*beside, *([traces(groups, context)] if groups else [])]
+        return [_without_nan(s) for s in (*beside, *([traces(groups, context)] if groups else []))]
 
     try:
         return drawn(groups)
@@ -164,15 +164,19 @@ def _section(stored: Stored, context: Context) -> Section:
             "it is shown as it is stored."
         )
         made = generic(stored, context)
+    return replace(_without_nan(made), warnings=(*made.warnings, *remarks))
+
+
+def _without_nan(section: Section) -> Section:
+    """The section saying of what is not a number that it is not known."""
     return replace(
-        made,
+        section,
         figures=tuple(
             replace(one, reading=UNMEASURED if one.is_blank else _NAN.sub("–", one.reading))
-            for one in made.figures
+            for one in section.figures
         ),
-        tiles=tuple(replace(tile, value=_NAN.sub("–", tile.value)) for tile in made.tiles),
-        verdict="" if _NAN.search(made.verdict) else made.verdict,
-        warnings=(*made.warnings, *remarks),
+        tiles=tuple(replace(tile, value=_NAN.sub("–", tile.value)) for tile in section.tiles),
+        verdict="" if _NAN.search(section.verdict) else section.verdict,
     )
 
 

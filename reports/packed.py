@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from .columns import as_json
+
 _ELEMENT = re.compile(r'<[a-z]\w*(?: [^<>]*)? data-tip="[^<>]*>')
 _DATA = re.compile(r' data-([a-z]+)="([^"]*)"')
 _BLOCK = re.compile(r'<script type="text/plain" data-of="([^"]*)" data-kind="([a-z]+)">([^<]*)<')
@@ -31,8 +33,7 @@ _CASES = {
 
 def block(value: Any) -> Markup:
     """A value as text for a data block; nothing in it can be markup."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return Markup(base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode())
+    return Markup(base64.b64encode(gzip.compress(as_json(value).encode(), 9, mtime=0)).decode())
 
 
 def blocks(page: str) -> Iterator[tuple[str, str, Any]]:

@@ -59,7 +59,7 @@ def drafting_figures(groups: Mapping[str, h5py.Group]) -> list[Figure]:
                 f"A calibrated drafter lies on the diagonal; mean distance from it (ECE): {errors}."),
         _figure("uncertain", "Are drafts accepted where the target is sure?",
                 "entropy before the token (nats)", found,
-                {one.engine: np.minimum(one.entropy.astype(int), 7) for one in found},
+                {one.engine: np.minimum(np.floor(one.entropy), 7) for one in found},
                 "Acceptance against the target's entropy before the token, in bins of one nat."),
     ]  # fmt: skip
     branching = [one for one in found if one.sibling.max() > 1]
@@ -115,7 +115,7 @@ def _sibling_rank(nodes: dict[str, np.ndarray]) -> np.ndarray:
 
 def _centre(confidence: np.ndarray) -> np.ndarray:
     """Middle of the bin of each confidence."""
-    return (np.minimum((confidence * N_BINS).astype(int), N_BINS - 1) + 0.5) / N_BINS
+    return (np.minimum(np.floor(confidence * N_BINS), N_BINS - 1) + 0.5) / N_BINS
 
 
 def _calibration_error(one: Drafted) -> float:
@@ -143,10 +143,11 @@ def _figure(
     }  # fmt: skip
     for one in found:
         places = bins[one.engine]
-        for place in np.unique(places):
+        for place in np.unique(places[np.isfinite(places)]).tolist():
             accepted = one.accepted[places == place]
             low, high = wilson(int(accepted.sum()), len(accepted))
-            row = (one.engine, place.item(), float(accepted.mean()), low, high, len(accepted))
+            at = int(place) if float(place).is_integer() else place
+            row = (one.engine, at, float(accepted.mean()), low, high, len(accepted))
             for key, value in zip(table, row, strict=True):
                 table[key].append(value)
     drawn = [one.engine for one in found[:MAX_SERIES]]

@@ -96,7 +96,7 @@ def _blocks(
         blocks[-1].append({
             "lines": lines,
             "kind": kinds[int(columns["kind"][row])],
-            "level": round(min(nats / MOST_NATS, 1.0) * N_LEVELS),
+            "level": round(min(nats / MOST_NATS, 1.0) * N_LEVELS) if np.isfinite(nats) else 0,
             "begins": int(columns["step"][row]) != step,
         })
         step = int(columns["step"][row])

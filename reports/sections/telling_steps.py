@@ -30,7 +30,7 @@ def telling_steps(group: h5py.Group, prompt: int, context: Context) -> list[dict
     refused = (steps["n_drafted"] - steps["n_accepted"])[mine]
     scores = {
         "most refused": refused,
-        "most doubt": tokens["entropy"][first] if len(tokens["step"]) else refused,
+        "most doubt": np.nan_to_num(tokens["entropy"][first]) if len(tokens["step"]) else refused,
         "slowest": steps["seconds"][mine],
     }
     reasons: dict[int, list[str]] = defaultdict(list)

@@ -167,13 +167,16 @@ def _doubt(group: h5py.Group, context: Context) -> Figure:
     }
     entropy, index = columns["entropy"], np.arange(int(first.sum()))
     tokens = [context.token(int(t)) for t in columns["id"]]
-    peak = int(np.argmax(entropy))
+    known = np.isfinite(entropy)
+    peak = int(np.argmax(np.where(known, entropy, -np.inf)))
     drawn = _extremes(entropy)
     return Figure(
         id=f"{ID}-entropy",
         question="Where was the model uncertain?",
-        reading=f"Mean entropy {entropy.mean():.2f} nats; highest, {entropy[peak]:.2f}, before "
-        f"{tokens[peak]} (token {peak}).",
+        reading=f"Mean entropy {entropy[known].mean():.2f} nats; highest, {entropy[peak]:.2f}, before "
+        f"{tokens[peak]} (token {peak})."
+        if known.any()
+        else "No entropy is finite.",
         chart=lines(
             as_rows(**{"token number": index[drawn], "entropy (nats)": entropy[drawn]}),
             x="token number",

@@ -1,6 +1,7 @@
 """Hostile, empty, broken and huge runs: a page that reads, or an error that says what is wrong."""
 
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from fluoroscope.probes.vocabulary import Vocabulary
 from fluoroscope.reports import build_report, figures_of
 from fluoroscope.reports.columns import inert
 from fluoroscope.reports.figure import BLANK, cell
-from fluoroscope.reports.packed import blocks
+from fluoroscope.reports.packed import block, blocks
 from tests.reports import examples
 from tests.reports.examples import EXAMPLES, N_WORDS
 
@@ -340,6 +341,15 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, str]:
     path = tmp_path_factory.mktemp("shown") / "run.h5"
     run = run_with(path, {kind: make(1) for kind, make in EXAMPLES.items()})
     return run, build_report(run).read_text()
+
+
+def test_json_holds_what_a_browser_reads() -> None:
+    """NaN and Infinity are no JSON: one of them made the whole block unreadable."""
+    held = {"a": [1.0, float("nan"), (float("inf"), -2)], "b": {"c": float("-inf"), "d": "NaN"}}
+    read = {"a": [1.0, None, [None, -2]], "b": {"c": None, "d": "NaN"}}
+    assert json.loads(str(inert(held)), parse_constant=pytest.fail) == read
+    text = f'<script type="text/plain" data-of="s" data-kind="kept">{block(held)}</script>'
+    assert list(blocks(text)) == [("s", "kept", read)]
 
 
 def test_json_blocks_cannot_end_their_element() -> None:

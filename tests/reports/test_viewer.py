@@ -25,6 +25,7 @@ from fluoroscope.reports.tokens import visible
 from fluoroscope.sae.architectures import make_sae
 from fluoroscope.sae.features.firing import add_trace_firing
 from tests.families import tiny_module
+from tests.reports import examples
 from tests.reports.conftest import HOSTILE, Opened
 from tests.tokenizers_ import byte_tokenizer
 
@@ -586,6 +587,31 @@ def test_a_generation_is_replayed_in_the_seconds_it_took(browser: Any, tmp_path:
     calm.page.keyboard.press("r")
     assert calm.page.locator("#v-play").get_attribute("aria-pressed") == "false"
     calm.page.context.close()
+
+
+@pytest.mark.browser
+def test_a_trace_with_numbers_that_are_not_finite_is_shown(browser: Any, tmp_path: Path) -> None:
+    """Entropies and a surplus without a value: the viewer opens and says that they are not known."""
+    run = made_run(tmp_path / "n.h5", 60)
+    trace = drawn_trace(np.random.default_rng(4), n_tokens=20, n_nodes=4, n_words=60)
+    save(run, "made", [trace], [[1]])
+    run.add_result("information_flow", examples.EXAMPLES["information_flow"](0))
+    with run.edit() as file:
+        file["trace/made/tokens/entropy"][:] = np.nan
+        file["trace/made/tokens/entropy"][1] = 2.0
+        file["results/information_flow/surplus"][0] = np.nan
+    page = build_report(open_run(run.path), tmp_path / "n.html")
+    html = page.read_text()
+    assert "Mean entropy 2.00 nats; highest, 2.00, before" in html
+    assert "some entropies are not finite" in html
+    opened = tab_at(browser, page)
+    tab = opened.page
+    tab.locator("#v-strip").focus()
+    tab.keyboard.press("Home")
+    assert field(tab, "entropy") == "–"
+    assert tab.locator("#v-strip .dots").get_attribute("d").count("M") <= 1
+    assert opened.complaints == []
+    tab.context.close()
 
 
 @pytest.mark.browser

@@ -54,15 +54,15 @@ function layStrip() {
   const width = Math.max(strip.clientWidth || 600, 240), inner = width - GUTTER - 8, n = view.to - view.from;
   const group = Math.ceil(n / MOST_COLUMNS), columns = Math.ceil(n / group);
   const stepsOf = (c) => view.order.slice(view.from + c * group, Math.min(view.from + (c + 1) * group, view.to));
-  const most = (values, c) => stepsOf(c).reduce((best, s) => Math.max(best, values(s)), 0);
+  const most = (values, c, none) => stepsOf(c).reduce((best, s) => (values(s) > best ? values(s) : best), none);
   const extent = { step: () => 1, token: (s) => T.step_token[s + 1] - T.step_token[s], time: (s) => T.step_seconds[s] }[view.across];
   const edges = new Float64Array(columns + 1);
   for (let c = 0; c < columns; c++) edges[c + 1] = edges[c] + stepsOf(c).reduce((sum, s) => sum + extent(s), 0);
   const total = edges[columns] || 1;
   for (let c = 0; c <= columns; c++) edges[c] = GUTTER + (edges[c] / total) * inner;
-  const column = (values) => Float64Array.from({ length: columns }, (_, c) => most(values, c));
+  const column = (values, none = 0) => Float64Array.from({ length: columns }, (_, c) => most(values, c, none));
   const drafted = column((s) => T.step_drafted[s]), accepted = column((s) => T.step_accepted[s]);
-  const entropy = column((s) => T.token_entropy[T.step_token[s]]), seconds = column((s) => T.step_seconds[s]);
+  const entropy = column((s) => T.token_entropy[T.step_token[s]], -1), seconds = column((s) => T.step_seconds[s]);
   const draft = column((s) => T.step_seconds_draft[s]), verify = column((s) => T.step_seconds_verify[s]);
   const mostDrafted = Math.max(...drafted, 1), mostNats = Math.max(...entropy, 1e-6), mostSeconds = Math.max(...seconds, 1e-9);
   const gap = inner / columns > 3 ? 1 : 0;
@@ -79,7 +79,7 @@ function layStrip() {
   };
   const dots = ([top, height]) => {
     let d = "";
-    for (let c = 0; c < columns; c++) d += `M${((edges[c] + edges[c + 1]) / 2).toFixed(2)} ${(top + height * (1 - entropy[c] / mostNats)).toFixed(2)}h0`;
+    for (let c = 0; c < columns; c++) if (entropy[c] >= 0) d += `M${((edges[c] + edges[c + 1]) / 2).toFixed(2)} ${(top + height * (1 - entropy[c] / mostNats)).toFixed(2)}h0`;
     return d;
   };
   const axis = ([top, height], name, most) => [
