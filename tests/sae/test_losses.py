@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fluoroscope.sae import TrainingState, as_dense, make_sae, matching_pursuit
+from fluoroscope.sae.gated import GatedSae
 from fluoroscope.sae.jumprelu import PULL
 
 N, D, P = 50, 8, 64
@@ -95,6 +96,7 @@ def test_penalties_of_jumprelu(penalty: str) -> None:
 
 def test_codes_and_losses_of_the_gated_autoencoder() -> None:
     sae = make_sae("gated", d_in=D, d_sae=P, l1=0.2, apply_b_dec_to_input=False).train()
+    assert isinstance(sae, GatedSae)
     with torch.no_grad():
         for number, held in enumerate((sae.b_gate, sae.b_mag, sae.r_mag, sae.b_dec)):
             held.copy_(0.5 * normal(len(held), seed=number))
