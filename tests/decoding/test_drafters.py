@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
-from transformers import LogitsProcessorList
+from transformers import LogitsProcessorList, TemperatureLogitsWarper
 from transformers.generation.candidate_generator import PromptLookupCandidateGenerator
 
 from fluoroscope.decoding import (
@@ -47,6 +47,7 @@ from fluoroscope.decoding.students import (
 )
 from fluoroscope.decoding.thrift import LONGEST_REST, N_JUDGED, TRIAL
 from fluoroscope.probes import wrap_model
+from fluoroscope.probes.errors import OptionError
 from tests.conftest import ids
 from tests.families import tiny_module
 
@@ -414,6 +415,41 @@ def test_engines_serve_model_generate(tiny_llama, sampled: bool, seed: int) -> N
         torch.manual_seed(engine_seed)
     want = tiny_llama.module.generate(ids(1), repetition_penalty=1.3, **options)
     assert got.tolist() == want.tolist()
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        {"typical_p": 0.6},
+        {"temperature": 0.7, "top_k": 20, "top_p": 0.9, "min_p": 0.02},
+        {"logits_processor": LogitsProcessorList([TemperatureLogitsWarper(0.5)])},
+        {"temperature": 0.7, "typical_p": 0.5, "renormalize_logits": True},
+    ],
+    ids=["typical", "all four", "a processor of the user's", "in between"],
+)
+def test_processors_run_in_the_order_that_generate_gave_them(tiny_llama, drawn: dict) -> None:
+    """Typical decoding looks at probabilities after temperature; two rows, a seed for each."""
+    options = {"max_new_tokens": 8, "pad_token_id": 258, "eos_token_id": None, "do_sample": True}
+    options |= {"top_k": 0} | drawn
+    engine = make_engine(tiny_llama, "prompt-lookup", thrifty=False)
+    torch.manual_seed(5)
+    got = tiny_llama.generate(ids(2), custom_generate=as_custom_generate(engine), **options)
+    torch.manual_seed(5)
+    seeds = [int(torch.randint(2**31, ())) for _ in range(2)]
+    for row, seed, mine in zip(ids(2), seeds, got, strict=True):
+        torch.manual_seed(seed)
+        assert tiny_llama.generate(row[None], **options)[0].tolist() == mine.tolist()
+
+
+def test_several_samples_of_one_prompt_differ_and_unknown_wishes_are_refused(tiny_llama) -> None:
+    options = {"max_new_tokens": 12, "pad_token_id": 258, "eos_token_id": None, "do_sample": True}
+    engine = make_engine(tiny_llama, "prompt-lookup", thrifty=False)
+    options |= {"custom_generate": as_custom_generate(engine)}
+    made = tiny_llama.generate(ids(1), num_return_sequences=3, **options)
+    assert len({tuple(row.tolist()) for row in made}) == 3, "alike by chance under 1e-20"
+    for wish in ({"num_beams": 2}, {"return_dict_in_generate": True}):
+        with pytest.raises(OptionError, match=f"{next(iter(wish))} must be"):
+            tiny_llama.generate(ids(1), **options | wish)
 
 
 def test_students_learn_are_kept_and_refuse_strangers(tiny_llama, tmp_path) -> None:
