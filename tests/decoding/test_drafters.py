@@ -44,6 +44,7 @@ from fluoroscope.decoding.students import (
     new_student,
     open_student,
     save_student,
+    write_texts,
 )
 from fluoroscope.decoding.thrift import LONGEST_REST, N_JUDGED, TRIAL
 from fluoroscope.probes import wrap_model
@@ -532,3 +533,32 @@ def test_an_interrupted_distillation_ends_as_an_uninterrupted_one(tiny_llama, tm
         strict=True,
     ):
         assert torch.equal(one, other)
+
+
+def test_what_was_made_for_others_is_not_taken_up(tiny_llama, tmp_path) -> None:
+    """Neither texts of another model, seed or length, nor a checkpoint of other texts."""
+    other = wrap_model(tiny_module("llama", seed=3), tiny_llama.tokenizer)
+    prompts = ["ab", "cd", "ef"]
+    texts = {}
+    for name, model, more in (
+        ("first", tiny_llama, {}), ("other model", other, {}), ("longer", tiny_llama, {"n_new": 9}),
+        ("other seed", tiny_llama, {"seed": 1}), ("again", tiny_llama, {}),
+    ):  # fmt: skip
+        options = {"n_new": 6, "batch": 1, "seed": 0} | more
+        texts[name] = write_texts(model, prompts, tmp_path / "texts", **options)
+        (tmp_path / "fresh").mkdir(exist_ok=True)
+        fresh = write_texts(model, prompts, tmp_path / "fresh" / name, **options)
+        assert texts[name] == fresh, name
+    assert texts["again"] == texts["first"] != texts["other model"]
+    (tmp_path / "texts" / "000001.npz").write_bytes(b"cut")
+    assert write_texts(tiny_llama, prompts, tmp_path / "texts", n_new=6, batch=1) == texts["first"]
+    rules = DistilOptions(steps=4, batch=4, held_out=3, n_kept=64, save_every=4)
+    rows = [ids(1, 20, seed=n)[0].tolist() for n in range(12)]
+    more = [*rows[:11], rows[0]]
+    distil(tiny_llama, rows, options=rules, checkpoint=tmp_path / "c.pt")
+    taken, _ = distil(tiny_llama, more, options=rules, checkpoint=tmp_path / "c.pt")
+    alone, _ = distil(tiny_llama, more, options=rules)
+    for one, two in zip(
+        taken.model.module.parameters(), alone.model.module.parameters(), strict=True
+    ):
+        assert torch.equal(one, two)
