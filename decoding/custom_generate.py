@@ -9,7 +9,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -20,23 +20,33 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    MinPLogitsWarper,
     PreTrainedModel,
     StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
 )
 
 from ..probes.errors import OptionError
 from .engine import Engine
 
-_WARPERS = ("TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper", "MinPLogitsWarper")
+_WARPERS: dict[type[LogitsProcessor], str] = {
+    TemperatureLogitsWarper: "temperature",
+    TopKLogitsWarper: "top_k",
+    TopPLogitsWarper: "top_p",
+    MinPLogitsWarper: "min_p",
+}
+"""Processors an engine runs itself, in this order, and the option that each stands for."""
 
 
 def as_custom_generate(engine: Engine) -> Callable[..., Tensor]:
     """A function for `generate(custom_generate=...)`.
 
     Whether and how it samples is what `generate` was told (`do_sample`, `temperature`, `top_k`,
-    `top_p`, `min_p`); every other logits processor and all stopping criteria are kept. The seed comes
-    from torch's global generator. One sequence per prompt; prompts of a batch are written one after
-    the other, without their padding.
+    `top_p`, `min_p`); every other logits processor and all stopping criteria are kept, in their order.
+    Seeds come from torch's global generator, one for each sequence. Sequences of a batch are written
+    one after the other, without their padding.
 
     Args:
         engine: Made for the same model.
@@ -54,22 +64,19 @@ def as_custom_generate(engine: Engine) -> Callable[..., Tensor]:
             raise OptionError("The engine was made for another model than the one that generates.")
         config = generation_config or model.generation_config
         if config.num_beams not in (None, 1):
-            raise OptionError("Engines write one text per prompt; num_beams must be 1.")
-        processors = [p for p in logits_processor or [] if type(p).__name__ not in _WARPERS]
+            raise OptionError("Engines write one text at a time; num_beams must be 1.")
+        if config.return_dict_in_generate:
+            raise OptionError("Engines return token ids; return_dict_in_generate must be False.")
+        processors, sampling = _sampling(config, logits_processor or [])
         mask = kwargs.get("attention_mask")
         own = engine.options
-        engine.options = replace(own, **_sampling(config))
+        written = []
         try:
-            written = [
-                _write(
-                    engine,
-                    row,
-                    mask[n] if mask is not None else None,
-                    processors,
-                    stopping_criteria,
-                )
-                for n, row in enumerate(input_ids)
-            ]
+            for n, row in enumerate(input_ids):
+                seed = {"seed": int(torch.randint(2**31, ()))} if config.do_sample else {}
+                engine.options = replace(own, **sampling, **seed)
+                real = None if mask is None else mask[n]
+                written.append(_write(engine, row, real, processors, stopping_criteria))
         finally:
             engine.options = own
         width = max(len(tokens) for tokens in written)
@@ -110,14 +117,22 @@ def _write(
     return emitted
 
 
-def _sampling(config: GenerationConfig) -> dict[str, Any]:
+def _sampling(
+    config: GenerationConfig, given: Sequence[LogitsProcessor]
+) -> tuple[list[LogitsProcessor], dict[str, Any]]:
+    """Processors to run before the engine's own, and how it samples.
+
+    Where others follow those that the engine has itself, such as typical decoding or a watermark, or
+    these come in another order, all of them are run as they are and the engine draws from what is left.
+    """
+    plain: dict[str, Any] = {"temperature": 0.0, "top_k": None, "top_p": None, "min_p": None}
+    plain |= {"repetition_penalty": 1.0}
     if not config.do_sample:
-        return {"temperature": 0.0, "repetition_penalty": 1.0}
-    return {
-        "temperature": 1.0 if config.temperature is None else config.temperature,
-        "top_k": config.top_k or None,
-        "top_p": config.top_p,
-        "min_p": config.min_p,
-        "repetition_penalty": 1.0,
-        "seed": int(torch.randint(2**31, ())),
-    }
+        return list(given), plain
+    plain["temperature"] = 1.0
+    kinds = [type(processor) for processor in given]
+    first = next((n for n, kind in enumerate(kinds) if kind in _WARPERS), len(kinds))
+    if kinds[first:] != [kind for kind in _WARPERS if kind in kinds]:
+        return list(given), plain
+    own = {_WARPERS[type(p)]: getattr(p, _WARPERS[type(p)]) for p in given[first:]}
+    return list(given[:first]), plain | own

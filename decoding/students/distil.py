@@ -8,6 +8,7 @@ states, and those its shared layers hand to the student's own, are computed once
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -123,7 +124,9 @@ def distil(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, chosen.learning_rate, total_steps=chosen.steps + 1, pct_start=0.05
     )
-    first = _resume(checkpoint, chosen, student, optimizer, schedule, order)
+    origin = [target.weights_digest, hashlib.sha256(repr(cut).encode()).hexdigest()]
+    made_for = {"options": asdict(chosen), "origin": origin}
+    first = _resume(checkpoint, made_for, student, optimizer, schedule, order)
     for step in range(first, chosen.steps):
         rows = [
             taught[i] for i in torch.randint(len(taught), (chosen.batch,), generator=order).tolist()
@@ -136,7 +139,7 @@ def distil(
         schedule.step()
         progress(step + 1, chosen.steps, f"KL {float(loss.detach()):.3f} nats")
         if checkpoint is not None and (step + 1) % chosen.save_every == 0:
-            _keep(checkpoint, chosen, step + 1, student, optimizer, schedule, order)
+            _keep(checkpoint, made_for, step + 1, student, optimizer, schedule, order)
     for weight in weights:
         weight.requires_grad_(requires_grad=False)
     body.layers = everything
@@ -216,10 +219,9 @@ def _loss(student: Student, states: list[_States], *, bfloat16: bool) -> Float[T
     )
 
 
-def _keep(file: Path, options: DistilOptions, step: int, student: Student, *parts: Any) -> None:
+def _keep(file: Path, made_for: dict[str, Any], step: int, student: Student, *parts: Any) -> None:
     optimizer, schedule, order = parts
-    state = {
-        "options": asdict(options),
+    state = made_for | {
         "step": step,
         "student": student.model.module.model.layers.state_dict(),
         "norm": student.model.module.model.norm.state_dict(),
@@ -232,13 +234,13 @@ def _keep(file: Path, options: DistilOptions, step: int, student: Student, *part
         torch.save(state, path)
 
 
-def _resume(file: Path | None, options: DistilOptions, student: Student, *parts: Any) -> int:
-    """Step to go on from; 0 without a checkpoint made with the same options."""
+def _resume(file: Path | None, made_for: dict[str, Any], student: Student, *parts: Any) -> int:
+    """Step to go on from; 0 without a checkpoint of the same options, target and texts."""
     if file is None or not file.exists():
         return 0
     optimizer, schedule, order = parts
     state = torch.load(file, weights_only=True)
-    if state["options"] != asdict(options):
+    if any(state.get(name) != wanted for name, wanted in made_for.items()):
         return 0
     student.model.module.model.layers.load_state_dict(state["student"])
     student.model.module.model.norm.load_state_dict(state["norm"])

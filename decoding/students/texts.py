@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +29,7 @@ def write_texts(
     """Let the target answer prompts, batch by batch.
 
     What is in `folder` already is not written again: an interrupted call is continued by calling it
-    again with the same arguments.
+    again. Batches that another model, other prompts or other arguments made are replaced.
 
     Args:
         model: The target.
@@ -46,19 +48,35 @@ def write_texts(
     texts: list[list[int]] = []
     for start in range(0, len(prompts), batch):
         file = folder / f"{start:06d}.npz"
-        if not file.exists():
-            ids = [_encode(model, prompt) for prompt in prompts[start : start + batch]]
-            sampled = temperature if (start // batch) % 2 else 0.0
+        sampled = temperature if (start // batch) % 2 else 0.0
+        ids = [_encode(model, prompt) for prompt in prompts[start : start + batch]]
+        origin = _digest(model.weights_digest, ids, n_new, sampled, seed)
+        if not _holds(file, origin):
             written = _answer(model, ids, n_new, temperature=sampled, seed=seed + start)
             lengths = np.array([len(text) for text in written])
             with replacing(file) as path, path.open("wb") as out:
-                np.savez_compressed(out, ids=np.concatenate(written), lengths=lengths)
+                np.savez_compressed(
+                    out, ids=np.concatenate(written), lengths=lengths, origin=np.array(origin)
+                )
         with np.load(file) as held:
             texts += [
                 part.tolist() for part in np.split(held["ids"], held["lengths"].cumsum()[:-1])
             ]
         progress(min(start + batch, len(prompts)), len(prompts))
     return texts
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _holds(file: Path, origin: str) -> bool:
+    """Whether a batch's file is there, whole and of this origin."""
+    try:
+        with np.load(file) as held:
+            return str(held["origin"]) == origin
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return False
 
 
 def _encode(model: Model, prompt: str) -> list[int]:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
-from transformers import LogitsProcessorList
+from transformers import LogitsProcessorList, TemperatureLogitsWarper
 from transformers.generation.candidate_generator import PromptLookupCandidateGenerator
 
 from fluoroscope.decoding import (
@@ -44,9 +44,11 @@ from fluoroscope.decoding.students import (
     new_student,
     open_student,
     save_student,
+    write_texts,
 )
 from fluoroscope.decoding.thrift import LONGEST_REST, N_JUDGED, TRIAL
 from fluoroscope.probes import wrap_model
+from fluoroscope.probes.errors import OptionError
 from tests.conftest import ids
 from tests.families import tiny_module
 
@@ -416,6 +418,41 @@ def test_engines_serve_model_generate(tiny_llama, sampled: bool, seed: int) -> N
     assert got.tolist() == want.tolist()
 
 
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        {"typical_p": 0.6},
+        {"temperature": 0.7, "top_k": 20, "top_p": 0.9, "min_p": 0.02},
+        {"logits_processor": LogitsProcessorList([TemperatureLogitsWarper(0.5)])},
+        {"temperature": 0.7, "typical_p": 0.5, "renormalize_logits": True},
+    ],
+    ids=["typical", "all four", "a processor of the user's", "in between"],
+)
+def test_processors_run_in_the_order_that_generate_gave_them(tiny_llama, drawn: dict) -> None:
+    """Typical decoding looks at probabilities after temperature; two rows, a seed for each."""
+    options = {"max_new_tokens": 8, "pad_token_id": 258, "eos_token_id": None, "do_sample": True}
+    options |= {"top_k": 0} | drawn
+    engine = make_engine(tiny_llama, "prompt-lookup", thrifty=False)
+    torch.manual_seed(5)
+    got = tiny_llama.generate(ids(2), custom_generate=as_custom_generate(engine), **options)
+    torch.manual_seed(5)
+    seeds = [int(torch.randint(2**31, ())) for _ in range(2)]
+    for row, seed, mine in zip(ids(2), seeds, got, strict=True):
+        torch.manual_seed(seed)
+        assert tiny_llama.generate(row[None], **options)[0].tolist() == mine.tolist()
+
+
+def test_several_samples_of_one_prompt_differ_and_unknown_wishes_are_refused(tiny_llama) -> None:
+    options = {"max_new_tokens": 12, "pad_token_id": 258, "eos_token_id": None, "do_sample": True}
+    engine = make_engine(tiny_llama, "prompt-lookup", thrifty=False)
+    options |= {"custom_generate": as_custom_generate(engine)}
+    made = tiny_llama.generate(ids(1), num_return_sequences=3, **options)
+    assert len({tuple(row.tolist()) for row in made}) == 3, "alike by chance under 1e-20"
+    for wish in ({"num_beams": 2}, {"return_dict_in_generate": True}):
+        with pytest.raises(OptionError, match=f"{next(iter(wish))} must be"):
+            tiny_llama.generate(ids(1), **options | wish)
+
+
 def test_students_learn_are_kept_and_refuse_strangers(tiny_llama, tmp_path) -> None:
     texts = [ids(1, 24)[0].roll(n).tolist() for n in range(16)]
     options = DistilOptions(
@@ -496,3 +533,32 @@ def test_an_interrupted_distillation_ends_as_an_uninterrupted_one(tiny_llama, tm
         strict=True,
     ):
         assert torch.equal(one, other)
+
+
+def test_what_was_made_for_others_is_not_taken_up(tiny_llama, tmp_path) -> None:
+    """Neither texts of another model, seed or length, nor a checkpoint of other texts."""
+    other = wrap_model(tiny_module("llama", seed=3), tiny_llama.tokenizer)
+    prompts = ["ab", "cd", "ef"]
+    texts = {}
+    for name, model, more in (
+        ("first", tiny_llama, {}), ("other model", other, {}), ("longer", tiny_llama, {"n_new": 9}),
+        ("other seed", tiny_llama, {"seed": 1}), ("again", tiny_llama, {}),
+    ):  # fmt: skip
+        options = {"n_new": 6, "batch": 1, "seed": 0} | more
+        texts[name] = write_texts(model, prompts, tmp_path / "texts", **options)
+        (tmp_path / "fresh").mkdir(exist_ok=True)
+        fresh = write_texts(model, prompts, tmp_path / "fresh" / name, **options)
+        assert texts[name] == fresh, name
+    assert texts["again"] == texts["first"] != texts["other model"]
+    (tmp_path / "texts" / "000001.npz").write_bytes(b"cut")
+    assert write_texts(tiny_llama, prompts, tmp_path / "texts", n_new=6, batch=1) == texts["first"]
+    rules = DistilOptions(steps=4, batch=4, held_out=3, n_kept=64, save_every=4)
+    rows = [ids(1, 20, seed=n)[0].tolist() for n in range(12)]
+    more = [*rows[:11], rows[0]]
+    distil(tiny_llama, rows, options=rules, checkpoint=tmp_path / "c.pt")
+    taken, _ = distil(tiny_llama, more, options=rules, checkpoint=tmp_path / "c.pt")
+    alone, _ = distil(tiny_llama, more, options=rules)
+    for one, two in zip(
+        taken.model.module.parameters(), alone.model.module.parameters(), strict=True
+    ):
+        assert torch.equal(one, two)
