@@ -103,6 +103,19 @@ def test_bounds_are_strict_and_division_is_true() -> None:
 
 
 @few
+def test_the_percentile_is_strict_and_layers_are_rounded() -> None:
+    """Four of five experts lie on the median itself; three quarters of ten layers are eight."""
+    values = np.array([[1.0, 2.0, 2.0, 2.0, 2.0]])
+    present = np.ones(values.shape, dtype=bool)
+    options = CriterionOptions(quantile=50.0, layers=(0,))
+    assert select_super(values, present, [0], 1, options).experts == ()
+    values, present = np.ones((10, 6)), np.ones((10, 6), dtype=bool)
+    values[7, 2], values[8, 3] = 50.0, 90.0
+    options = CriterionOptions(quantile=90.0)
+    assert select_super(values, present, list(range(10)), 10, options).experts == ((7, 2),)
+
+
+@few
 def test_shared_experts_take_part_unless_asked_not_to() -> None:
     values, present = table(2, 8)
     present[:] = True
@@ -127,6 +140,8 @@ def test_formation_needs_size_ratio_and_rise() -> None:
     largest = np.array([5.0, 2514.0, 5081.0, 7643.0, 7643.0, 90.0, 900.0])
     median = np.array([0.5, 0.5, 0.5, 0.5, 0.5, 0.01, 0.95])
     assert formation_layers(largest, median) == [1, 2, 3]
+    growing = np.array([2000.0, 2600.0, 4000.0])  # by a third, then by half
+    assert formation_layers(growing, np.ones(3)) == [0, 2]
 
 
 @few

@@ -1,8 +1,11 @@
 """What experts hold up: identities of the decay rate, planted experts, confirmation."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from fluoroscope.moe import confirm
 from fluoroscope.moe.ablate import ablate_experts
 from fluoroscope.moe.confirm import confirm_experts, data_agnosticism
 from fluoroscope.moe.criterion import CriterionOptions
@@ -48,6 +51,35 @@ def test_heads_without_a_sink_are_left_out_and_counted() -> None:
     assert ignored == 1
     with pytest.raises(OptionError, match="longer than"):
         sink_decay(attention(n=8), attention(n=8))
+
+
+def test_heads_count_alike_whatever_their_mass() -> None:
+    """One head loses half, one nothing: a quarter on average, though the first has most of the mass."""
+    assert decay_of_masses(torch.tensor([0.8, 0.1]), torch.tensor([0.4, 0.1]))[0] == pytest.approx(
+        0.25
+    )
+
+
+def test_early_queries_are_left_out() -> None:
+    """They see little else than the sink, whatever becomes of it."""
+    before = attention()
+    after = before.clone()
+    after[:, :8, 0] = 0
+    assert sink_decay(before, after)[0] == 0.0
+    assert sink_decay(before, after, first_query=7)[0] > 0.0
+
+
+def test_a_candidate_must_cost_more_than_every_random_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses in order: whole; each candidate and its three others; all candidates and three draws."""
+    losses = iter([1.0, 1.5, 1.1, 1.6, 1.1, 1.5, 1.1, 1.4, 1.1, 2.0, 1.2, 1.2, 1.2])
+    monkeypatch.setattr(
+        confirm, "next_token", lambda model, texts: SimpleNamespace(loss=next(losses))
+    )
+    found = confirm_experts(grown("mixtral"), texts(), [(1, 4), (2, 9)], n_random=3)
+    assert found.confirmed.tolist() == [False, True], "dearer than the mean of others is not enough"
+    assert found.alone == pytest.approx([0.5, 0.5])
+    assert found.random[0] == pytest.approx([0.1, 0.6, 0.1])
+    assert (found.baseline, found.together) == (1.0, pytest.approx(1.0))
 
 
 def test_repetition_in_closed_form() -> None:

@@ -173,6 +173,21 @@ def test_balance_loss_is_one_at_balance_and_the_peers() -> None:
     torch.testing.assert_close(ours, theirs / 2)
 
 
+@pytest.mark.parametrize("gate", ["chosen", "all"])
+def test_the_temperature_divides_scores_in_gates_and_balance(gate: str) -> None:
+    scores = torch.randn(9, 8, generator=torch.Generator().manual_seed(0))
+    made = network(gate=gate, gate_temperature=0.25)
+    found, weights, chosen = made.blocks[0].router.decide(scores)
+    assert torch.equal(found, scores), "what is reported is not divided"
+    logits = 4 * scores.gather(1, chosen)
+    whole = logits.exp().sum(1) if gate == "chosen" else (4 * scores).exp().sum(1)
+    torch.testing.assert_close(weights, logits.exp() / whole[:, None])
+    torch.testing.assert_close(
+        balance_loss(scores, weights, chosen, temperature=0.25),
+        balance_loss(4 * scores, weights, chosen),
+    )
+
+
 def test_loss_is_next_token_loss_plus_balance() -> None:
     made = network(balance_coefficient=0.5)
     tokens = torch.randint(0, 32, (2, 16), generator=torch.Generator().manual_seed(0))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fluoroscope.moe.moex.training import IGNORED, TrainOptions, train
+from fluoroscope.moe.moex.training import IGNORED, TrainOptions, _optimizer, train
 from fluoroscope.probes.errors import OptionError, RunMismatchError
 from tests.families import tiny_module
 
@@ -48,6 +48,17 @@ def test_padding_is_neither_learned_from_nor_balanced() -> None:
         module.config.balance_coefficient = 10.0
     options = TrainOptions(steps=2, n_rows=2)
     assert train(one, a, options) == pytest.approx(train(two, b, options), rel=1e-4)
+
+
+@pytest.mark.parametrize("family", ["moex", "gpt2"])
+def test_no_bias_decays_whatever_its_shape(family: str) -> None:
+    module = tiny_module(family)
+    decayed, rest = _optimizer(module, OPTIONS).param_groups
+    assert (decayed["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    kept = {names[id(parameter)] for parameter in rest["params"]}
+    assert kept == {n for n in names.values() if n.endswith("bias") or ".ln_" in n}
+    assert len(kept) + len(decayed["params"]) == len(names)
 
 
 def test_every_row_comes_once_an_epoch() -> None:

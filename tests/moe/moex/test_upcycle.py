@@ -50,6 +50,20 @@ def test_scores_tie_for_copies_and_differ_once_broken() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(
+    ("options", "factor"),
+    [({}, 1), ({"expert_size": 64}, 1), ({"gate": "all", "num_experts_per_tok": 1}, 4)],
+)
+def test_output_biases_add_up_to_the_dense_one(options: dict, factor: int) -> None:
+    """Gate weights sum to 1; a softmax over all four experts begins at a quarter for the chosen one."""
+    source = dense()
+    bias = source.transformer.h[0].mlp.c_proj.bias
+    bias.normal_(generator=torch.Generator().manual_seed(0))
+    experts = upcycle(source, config(**options)).blocks[0].experts
+    torch.testing.assert_close(experts.down_proj_bias, (factor * bias).expand(4, -1))
+
+
+@torch.no_grad()
 def test_narrow_experts_hold_neurons_of_the_dense_layer() -> None:
     source = dense()
     made = upcycle(source, config(expert_size=64))
