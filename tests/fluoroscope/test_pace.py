@@ -49,6 +49,13 @@ def test_a_second_part_has_its_own_speed(second: tuple[tuple[float, int, int], .
     assert pace.left_s(now) == pytest.approx((total - done) * (now - begun) / (done - first))
 
 
+def test_a_second_part_of_the_same_size_counts_from_its_beginning() -> None:
+    """The first may have stopped early, as training does when it has converged."""
+    pace = after((0.0, 0, 10), (30.0, 6, 10), (40.0, 1, 10), (44.0, 2, 10))
+    assert pace.n_parts == 2
+    assert pace.left_s(44.0) == pytest.approx(32.0)
+
+
 def test_a_total_that_grows_is_the_same_part() -> None:
     pace = after((0.0, 0, 10), (10.0, 5, 10), (12.0, 6, 20))
     assert pace.n_parts == 1
