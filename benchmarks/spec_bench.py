@@ -9,7 +9,7 @@ prompt's pass included); the order of contestants rotates from question to quest
 machine slows all alike. Peers: `model.generate` plain, with transformers' own prompt lookup and, with
 `--assistant`, with an assistant model (the student that `draft-chain` drafts with), in float32 on a
 module of their own. Engines keep what they learn across the questions of one call, and begin anew with
-every repeat. A rate is the median over questions of the ratio of tokens per second within a question,
+every repeat; `--warm-up` fills their tables first. A rate is the median over questions of the ratio of tokens per second within a question,
 each the median over `--repeats`. Texts that differ from our plain engine's are counted: rounding
 decides between near-equal tokens (see "lossless" in CONTRIBUTING). An engine can be given options:
 `token-recycling:thrifty=false:layout=plain`.
@@ -52,6 +52,10 @@ def main() -> None:
     parser.add_argument("--questions", type=Path, default=OWN)
     parser.add_argument("--per-subtask", type=int, default=0, help="0 for all")
     parser.add_argument("--skip", type=int, default=0, help="leave out the first of each subtask")
+    parser.add_argument(
+        "--warm-up", type=int, default=0,
+        help="questions of each subtask that our engines answer first, uncounted: tables fill",
+    )  # fmt: skip
     parser.add_argument("--subtasks", default="", help="these only")
     parser.add_argument("--engines", default=ENGINES)
     parser.add_argument("--max-new-tokens", type=int, default=128)
@@ -81,11 +85,20 @@ def main() -> None:
 
 def measure(given: argparse.Namespace) -> Iterator[list[Run]]:
     """Let every contestant answer every question; all runs so far, after each question."""
-    questions = read(given.questions, given.skip, given.per_subtask, given.subtasks)
+    first = given.skip + given.warm_up
+    questions = read(given.questions, first, given.per_subtask, given.subtasks)
+    warming = (
+        read(given.questions, given.skip, given.warm_up, given.subtasks) if given.warm_up else []
+    )
     model, peer = open_model(), open_model().module
     found: dict[tuple[str, int], list[Run]] = defaultdict(list)
     for _ in range(given.repeats):
-        contestants = ours(model, given) | ({} if given.no_peers else theirs(model, peer, given))
+        own = ours(model, given)
+        for number, question in enumerate(warming):
+            for run in own.values():
+                run(question["turns"][0], given.max_new_tokens)
+            console.print(f"warming up, {number + 1} of {len(warming)}", end="\r")
+        contestants = own | ({} if given.no_peers else theirs(model, peer, given))
         names = list(contestants)
         for run in contestants.values():
             run("Say hello.", 4)
