@@ -10,9 +10,9 @@ machine slows all alike. Peers: `model.generate` plain, with transformers' own p
 `--assistant`, with an assistant model (the student that `draft-chain` drafts with), in float32 on a
 module of their own. Engines keep what they learn across the questions of one call, and begin anew with
 every repeat; `--warm-up` fills their tables first. A rate is the median over questions of the ratio of
-tokens per second within a question, each the median over `--repeats`. Texts that differ from our plain engine's are counted: rounding
-decides between near-equal tokens (see "lossless" in CONTRIBUTING). An engine can be given options:
-`token-recycling:thrifty=false:layout=plain`.
+tokens per second within a question, each the median over `--repeats`. Texts that differ from our plain
+engine's are counted: rounding decides between near-equal tokens (see "lossless" in CONTRIBUTING). An
+engine can be given options: `token-recycling:thrifty=false:layout=plain`.
 """
 
 from __future__ import annotations
