@@ -28,7 +28,6 @@ from tests.decoding.enumeration import ExactBeliefs, Oracle, law_of
 
 N = 1_500
 SIZE = 5
-SYMBOLS = 3
 
 
 def random_law(generator: torch.Generator) -> torch.Tensor:
@@ -128,20 +127,22 @@ def drawn_tree(
 
 
 def joint_error(rule: str, law: Law, widths: Sequence[int], seed: int, **spoilt: Any) -> float:
-    """Greatest error of the joint law of as many tokens as the tree has levels; three symbols."""
+    """Greatest error of the joint law of as many tokens as the tree has levels."""
+
+    n_symbols = 4 if len(widths) == 1 else 3
 
     def random_rows(offset: int, zeros: int) -> Callable[[tuple[int, ...]], torch.Tensor]:
         @cache
         def after(path: tuple[int, ...]) -> torch.Tensor:
             number = 1000 * seed + offset + sum(5**place * (t + 1) for place, t in enumerate(path))
             generator = torch.Generator().manual_seed(number)
-            scores = 2 * torch.randn(SYMBOLS, generator=generator, dtype=torch.float64)
-            scores[torch.randperm(SYMBOLS, generator=generator)[:zeros]] = -torch.inf
+            scores = 2 * torch.randn(n_symbols, generator=generator, dtype=torch.float64)
+            scores[torch.randperm(n_symbols, generator=generator)[:zeros]] = -torch.inf
             return scores.softmax(-1)
 
         return after
 
-    target, draft = random_rows(0, seed % 2), random_rows(500, (seed + 1) % 3)
+    target, draft = random_rows(0, seed % 2), random_rows(500, (seed + 1) % n_symbols)
 
     def experiment(oracle: Oracle) -> tuple[int, ...]:
         rest = rule == "sequoia"
@@ -156,7 +157,7 @@ def joint_error(rule: str, law: Law, widths: Sequence[int], seed: int, **spoilt:
     got = law_of(experiment)
     assert sum(got.values()) == pytest.approx(1, abs=1e-9)
     errors = []
-    for text in product(range(SYMBOLS), repeat=len(widths)):
+    for text in product(range(n_symbols), repeat=len(widths)):
         wanted = 1.0
         for place, token in enumerate(text):
             wanted *= float(target(text[:place])[token])

@@ -108,6 +108,15 @@ def test_a_long_match_leaves_room_for_a_long_draft() -> None:
         assert list(guess.tree.tokens) == [*said[80:], 7, *said][:expected]
 
 
+def test_of_equal_scores_the_longer_match_drafts() -> None:
+    """After 7 comes 1 twice of four times, after 9, 7 comes 2 once of two."""
+    text = [5, 7, 1, 6, 7, 1, 9, 7, 2, 9, 7]
+    drafter = SuffixDrafter(SuffixOptions(alpha=0.0, offset=1.0), NoDrafter())
+    drafter.begin(text)
+    guess = drafter.speculate(text, 8)
+    assert (guess.tree.tokens, guess.match_length, guess.score) == ((2,), 2, 0.5)
+
+
 def test_suffix_trees_take_the_likeliest_nodes_first() -> None:
     """After 1 come 2 (three times, then 3, 1), 4 twice, 5 once, and the end: 2, 3, 1 before 4."""
     text = [1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 4, 6, 1, 4, 7, 1, 5, 9, 1]
@@ -206,6 +215,23 @@ def test_a_source_is_copied_from_its_first_token_on() -> None:
     )
     drafter.observe(Observation([1, 2, 5], tree, [0, 1], [8, 5, 7], beliefs))
     assert drafter.propose([1, 2, 5, 8, 5, 7], 8).tokens == (), "7 stands at the source's end"
+
+
+def test_copies_double_when_accepted_whole_and_halve_after_a_miss() -> None:
+    source = list(range(10, 130))
+    drafter = SourceDrafter(source, 64)
+    drafter.begin([1])
+    text, lengths = [1, 10], []
+    sampler = Sampler(SamplingOptions(), torch.device("cpu"))
+    for missed in (False, False, True, False):
+        tree = drafter.propose(text, 99)
+        lengths.append(len(tree))
+        path = [] if missed else range(len(tree))
+        emitted = [99, 30] if missed else [*tree.tokens, source[len(text) - 1 + len(tree)]]
+        beliefs = Beliefs(torch.zeros(len(tree) + 1, 260), tree, text, sampler)
+        drafter.observe(Observation(text, tree, path, emitted, beliefs))
+        text = [*text, *emitted]
+    assert lengths == [16, 32, 64, 32]
 
 
 def test_stands_table_is_a_running_mean_of_the_likeliest_ten() -> None:
