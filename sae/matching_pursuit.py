@@ -51,7 +51,7 @@ STRETCH_FLOATS = 2**20
 BLOCK_FLOATS = 2**21
 """Correlations that the direct way holds at a time."""
 BACKWARD_ROWS, BACKWARD_FLOATS = 1024, 2**26
-"""Rows whose part of the dictionary's gradient is held at a time, fewer where it has more floats."""
+"""Rows, and floats, of the dictionary's gradient that are held at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,9 +306,9 @@ class _Pursuit(torch.autograd.Function):
         if of_residual is None:
             of_residual = torch.zeros_like(residual)
         of_dictionary = torch.zeros_like(dictionary) if ctx.needs_input_grad[1] else None
-        pieces = []
-        per_row = values.shape[1] * dictionary.shape[1]
-        step = min(BACKWARD_ROWS, max(BACKWARD_FLOATS // per_row, 32))
+        pieces: list[Tensor] = []
+        fitting = BACKWARD_FLOATS // (values.shape[1] * dictionary.shape[1])
+        step = min(BACKWARD_ROWS, max(fitting, 32))
         for start in range(0, len(values), step):
             part = slice(start, start + step)
             pieces.append(

@@ -14,7 +14,11 @@ from fluoroscope.probes.errors import OptionError
 from fluoroscope.sae.superposition.convergence import Curve, feature_curve, rank
 from fluoroscope.sae.superposition.entropy import effective_features, hill_number
 from fluoroscope.sae.superposition.errors import BadCodesError, NotConvergedError
-from fluoroscope.sae.superposition.intervals import document_bootstrap, paired_ratio
+from fluoroscope.sae.superposition.intervals import (
+    document_bootstrap,
+    paired_ratio,
+    resampled_mass,
+)
 from fluoroscope.sae.superposition.usage import DocumentUsage, UsageAccumulator
 
 masses = st.lists(st.floats(0, 1e6), min_size=1, max_size=40).filter(lambda m: sum(m) > 1e-3)
@@ -180,6 +184,21 @@ def test_the_interval_covers_the_value_of_the_whole_corpus() -> None:
         found = document_bootstrap(corpus(60, seed=1000 + seed), n_resamples=200, seed=seed)
         covered += found.low <= truth <= found.high
     assert covered >= 176
+
+
+def test_the_interval_is_the_basic_one_on_the_logarithm() -> None:
+    """2 ln F minus the far quantile: it lies above F, as much as the resamples lie below."""
+    mass = torch.rand(12, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mass *= torch.rand(12, 40, generator=torch.Generator().manual_seed(1)) < 0.2
+    found = document_bootstrap(mass, seed=3)
+    value = hill_number(mass.sum(0)).item()
+    logs = np.log(hill_number(resampled_mass(mass, seed=3)).numpy())
+    near, far = np.quantile(logs, [0.025, 0.975])
+    assert found.value == pytest.approx(value)
+    assert found.low == pytest.approx(math.exp(2 * math.log(value) - far))
+    assert found.high == pytest.approx(math.exp(2 * math.log(value) - near))
+    assert found.bias == pytest.approx(np.exp(logs).mean() - value)
+    assert found.bias < 0 < found.high - value
 
 
 def test_bootstrap_of_identical_documents_has_no_width_and_one_document_no_interval() -> None:

@@ -63,6 +63,34 @@ def test_mean_ablation_puts_the_mean_of_replaced_rows(tiny_llama: Model) -> None
     assert found.mean_loss == pytest.approx(torch.cat(losses).mean().item(), abs=1e-5)
 
 
+class Half(Same):
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        return 0.5 * codes
+
+
+def test_divergence_is_from_the_clean_prediction_and_scores_are_of_their_ablation(
+    tiny_llama: Model,
+) -> None:
+    some, total, n = texts(), 0.0, 0
+    table = fidelity(tiny_llama, SITE, some, {"half": Half()})
+    found = table.dictionaries["half"]
+    for _, ids in some.batches():
+        where = replaced(ids, tiny_llama.vocabulary.special)
+        with torch.no_grad():
+            clean = tiny_llama(ids).logits[:, :-1].log_softmax(-1)
+            with intervene(tiny_llama, {SITE: splice(Half(), where)}):
+                other = tiny_llama(ids).logits[:, :-1].log_softmax(-1)
+        total += torch.nn.functional.kl_div(other, clean, log_target=True, reduction="sum").item()
+        n += ids[:, 1:].numel()
+    assert found.kl == pytest.approx(total / n, rel=1e-3)
+    for score, ablated in (
+        (found.ce_score, table.zero_loss),
+        (found.ce_score_mean, table.mean_loss),
+    ):
+        expected = (ablated - found.loss) / (ablated - table.clean_loss)
+        assert score == pytest.approx(expected, rel=1e-3)
+
+
 def test_special_and_first_tokens_stay(tiny_llama: Model) -> None:
     ids = torch.tensor([[5, 256, 7, 8]])
     where = replaced(ids, tiny_llama.vocabulary.special)
