@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from fluoroscope.probes import wrap_model
 from fluoroscope.probes.degeneration import DegenerationOptions
@@ -12,7 +13,11 @@ from fluoroscope.probes.degeneration.head import (
     uniform_mass,
 )
 from fluoroscope.probes.degeneration.mass import measure_mass, source_mass
-from fluoroscope.probes.degeneration.weighted import moved_by_position, source_share
+from fluoroscope.probes.degeneration.weighted import (
+    moved_by_position,
+    output_projection,
+    source_share,
+)
 from fluoroscope.probes.errors import OptionError
 from tests.conftest import ids, n_hooks
 from tests.families import tiny_module
@@ -130,6 +135,21 @@ def test_equal_values_move_nothing_whatever_attention_they_get() -> None:
     pattern = torch.tensor([[[[0.5, 0.25, 0.25]]]])
     value = torch.tensor([[[[1.0, 2.0], [1.0, 2.0], [1.0, 2.0]]]])
     assert moved_by_position(pattern, value, torch.eye(2)[None]).abs().max() < 1e-12
+
+
+def test_the_output_projection_of_a_head_is_what_its_outputs_are_multiplied_with() -> None:
+    """Square weights of both kinds: the transposed one would have the same shape."""
+    n_heads, d_head, d_model = 3, 4, 12
+    attention, heads = torch.nn.Module(), torch.randn(n_heads, d_head)
+    for name, part in (("c_proj", Conv1D(d_model, 12)), ("o_proj", torch.nn.Linear(12, d_model))):
+        attention.__dict__["_modules"] = {name: part}
+        part.bias.data.zero_()
+        output = output_projection(attention, n_heads, d_head)
+        assert output is not None
+        torch.testing.assert_close(
+            torch.einsum("hmd,hd->m", output, heads), part(heads.flatten()[None])[0]
+        )
+    assert output_projection(attention, 2, d_head) is None
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

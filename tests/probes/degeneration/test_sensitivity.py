@@ -10,6 +10,7 @@ from fluoroscope.probes.degeneration import (
     DegenerationOptions,
     attention_degeneration,
 )
+from fluoroscope.probes.degeneration.mass import measure_mass
 from fluoroscope.probes.degeneration.sensitivity import (
     finite_difference,
     jacobian_norms,
@@ -101,6 +102,19 @@ def test_the_result_has_every_curve_and_survives_a_file(tiny_llama: Model, tmp_p
     found = attention_degeneration(tiny_llama, texts(5, 20), options)
     assert found.n_texts == 5
     assert found.steps.tolist() == [1, 2, 4, 8, 10]
+    rows = ids(5, 20)[:, :16]
+    exact = [
+        swapped_source_divergence(tiny_llama, rows[k : k + 1], rows[(k + 1) % 5][None, :6], 6)[0]
+        for k in range(5)
+    ]
+    after = torch.stack(exact).mean(0)[[0, 1, 3, 7, 9]]
+    np.testing.assert_allclose(found.divergence, after, rtol=1e-5)
+    masses = [measure_mass(tiny_llama, row[None], options) for row in rows]
+    heads = torch.cat([one.corrected for one in masses]).mean(0) / torch.tensor(
+        found.corrected_uniform
+    )
+    np.testing.assert_allclose(found.head_ratio, heads, rtol=1e-4)
+    np.testing.assert_allclose(found.corrected_uniform, 5 / (5 + np.array([1, 2, 4, 8, 10])))
     assert found.head_ratio.shape == (3, 4, 5)
     assert found.jacobian.shape == (3, 5)
     assert (found.mass_low <= found.mass).all()

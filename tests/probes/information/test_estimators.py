@@ -21,7 +21,7 @@ from fluoroscope.probes.information.kernel_estimators import (
 )
 from fluoroscope.probes.information.model_law import MixtureSums
 from fluoroscope.probes.information.plug_in import clustered, plug_in_information
-from fluoroscope.probes.information.readout import Inputs, ReadoutOptions, Split
+from fluoroscope.probes.information.readout import Inputs, ReadoutOptions, Split, fit_readout
 from fluoroscope.probes.information.resampling import (
     Estimate,
     mean_estimate,
@@ -135,6 +135,19 @@ def test_few_rows_are_passed_over_until_a_readout_is_trained():
         ReadoutOptions(min_steps=-1)
 
 
+def test_what_is_tested_on_is_never_trained_on():
+    split, documents = split_of(random_chain(4, 1, seed=1), None, 0, given=0, n_documents=10)
+    other, _ = split_of(random_chain(4, 1, seed=8), None, 3, given=0, n_documents=10)
+    one = fit_readout(split, 4, PROBE)
+    two = fit_readout(Split(split.train, split.choose, other.test), 4, PROBE)
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, two.state_dict()[name]), name
+    # An untrained readout is the training documents' law, and so is what it is compared with.
+    still = replace(PROBE, learning_rate=1e-12, min_steps=1, epochs=1)
+    found, _ = probe_information(Split(split.train, split.choose, other.test), 4, documents, still)
+    assert max(abs(one.value) for one in found) < 1e-5
+
+
 def test_shuffled_states_hold_nothing(seed: int):
     # False alarm: a 95 % interval wholly above zero, at most 2.5 % of seeds; training makes it rarer.
     chain = random_chain(4, 2, seed=5)
@@ -234,6 +247,14 @@ def test_mixture_information_is_too_low_by_its_stated_bias():
     assert abs(np.mean(errors) - np.mean(said)) < 4 * error
 
 
+def test_the_stated_bias_is_half_the_relative_variance_over_the_rows():
+    probs = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.8, 0.0], [0.9, 0.1, 0.0], [0.4, 0.6, 0.0]])
+    sums = MixtureSums(3, n_blocks=2)
+    sums.add(probs.double(), torch.special.entr(probs).sum(-1), np.arange(4))
+    variance, mean = probs.double().var(0, unbiased=False)[:2], probs.double().mean(0)[:2]
+    assert sums.bias() == pytest.approx(float((variance / mean).sum()) / 8, rel=1e-9)
+
+
 def test_plug_in_converges_and_the_correction_takes_the_first_order_off():
     chain = random_chain(4, 2, seed=11)
     truth = chain.truth(2)
@@ -250,6 +271,25 @@ def test_plug_in_converges_and_the_correction_takes_the_first_order_off():
     # 120,000 rows: the interval holds the truth in 95 % of seeds, 0.004 nats of slack covers the rest.
     assert covers(found.next, truth.next, 0.004), (str(found.next), truth.next)
     assert covers(found.surplus, truth.surplus[0], 0.004), (str(found.surplus), truth.surplus)
+
+
+def test_the_correction_is_half_a_count_per_filled_cell():
+    states, tokens = np.array([0, 0, 1, 1, 1, 0] * 5), np.array([[0, 1], [1, 0], [0, 0]] * 10)
+    documents = np.repeat(np.arange(6), 5)
+    plain, corrected = (
+        plug_in_information(states, tokens, documents, corrected=c) for c in (False, True)
+    )
+
+    def filled(*columns: np.ndarray) -> int:
+        return len({tuple(map(int, row)) for row in np.column_stack(columns)})
+
+    first, second = tokens.T
+    alone, next_token, both = filled(states), filled(first), filled(states, first)
+    expected = (alone - 1 + next_token - 1 - (both - 1)) / (2 * 30)
+    assert corrected.next.value - plain.next.value == pytest.approx(expected, abs=1e-12)
+    three = filled(states, first, second)
+    expected = (both + filled(first, second) - three - next_token) / (2 * 30)
+    assert corrected.surplus.value - plain.surplus.value == pytest.approx(expected, abs=1e-12)
 
 
 def test_plug_in_of_xor_sees_the_synergy_and_nothing_when_shuffled():

@@ -6,15 +6,24 @@ import numpy as np
 import pytest
 import torch
 
-from fluoroscope.probes import Run
+from fluoroscope.probes import Model, Run
 from fluoroscope.probes.errors import MissingResultError, OptionError, TooFewTokensError
-from fluoroscope.probes.information.alignment_result import SpectralAlignment, spectral_alignment
-from fluoroscope.probes.information.flow_material import Material, principal, states_of
+from fluoroscope.probes.information.alignment_result import (
+    SpectralAlignment,
+    _normed,
+    spectral_alignment,
+)
+from fluoroscope.probes.information.flow_material import (
+    Material,
+    prepare,
+    principal,
+    states_of,
+)
 from fluoroscope.probes.information.flow_options import FlowOptions
 from fluoroscope.probes.information.flow_parts import NAME, FlowParts, Parts, drop_parts
 from fluoroscope.probes.information.flow_reading import information_flow
 from fluoroscope.probes.information.flow_result import InformationFlow
-from fluoroscope.probes.information.futures import merge_rare
+from fluoroscope.probes.information.futures import Futures, futures_of_run, merge_rare
 from fluoroscope.probes.information.geometry_result import HeadGeometry, head_geometry
 from fluoroscope.probes.information.loss import LossDecomposition, decompose_loss
 from fluoroscope.probes.information.model_law import continuations, model_surplus
@@ -24,7 +33,8 @@ from fluoroscope.probes.information.reading import (
     whole_windows,
     xray_readings,
 )
-from fluoroscope.probes.information.readout import ReadoutOptions
+from fluoroscope.probes.information.readout import Inputs, Readout, ReadoutOptions
+from fluoroscope.probes.readings.linear_probe import split_by_document
 from tests.probes.information.conftest import LENGTH, N_DOCUMENTS, Toy
 
 PROBE = ReadoutOptions(rank=16, epochs=4, batch=256, learning_rate=1e-2)
@@ -71,6 +81,14 @@ def test_loss_falls_into_source_entropy_and_a_small_excess(toy: Toy, read):
     assert found.data_information == pytest.approx(truth.next, abs=0.1)
     assert found.model_information == pytest.approx(truth.next, abs=0.1)
     assert found.calibration_error < 0.05
+    # The unigram law is of documents that the information is not about.
+    futures = futures_of_run(toy.run, n_futures=1)
+    split = split_by_document(futures.documents)
+    counts = np.bincount(futures.tokens[split.train, 0], minlength=5) + 0.5
+    unigram = -np.log(counts / counts.sum())[futures.tokens[split.test, 0]]
+    assert found.unigram == pytest.approx(unigram.mean(), abs=1e-9)
+    held = read[0].loss[futures.rows[split.test]]
+    assert found.data_information == pytest.approx((unigram - held).mean(), abs=1e-6)
     assert found.share.sum() == pytest.approx(1)
 
 
@@ -91,6 +109,35 @@ def test_shuffled_states_hold_nothing_and_the_head_without_them_accepts_less(flo
     assert flow.control_surplus[1] <= 1e-3
     assert flow.acceptance[-1, 0] > flow.depth_blind[0, 2]
     assert sum("states of other rows" in line for line in flow.verdicts) == 2
+
+
+class Oracle(Readout):
+    """Names the token that came."""
+
+    def __init__(self, wanted: torch.Tensor) -> None:
+        torch.nn.Module.__init__(self)
+        self.wanted = wanted
+
+    def choices(self, inputs: Inputs, *, n_kept: int) -> torch.Tensor:
+        return self.wanted[:, None]
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_draft_is_accepted_where_it_is_the_targets_choice_at_its_own_place(toy: Toy, depth: int):
+    """A target that always foretells the token that came accepts an oracle of W_depth, no other."""
+    ids = toy.run.tokens.ids
+    futures = futures_of_run(toy.run, n_futures=3)
+    greedy = np.append(ids[1:], 0)
+    table = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    material = prepare(futures, table, greedy, OPTIONS)
+    inputs = Inputs(None, 32, table, torch.from_numpy(material.test.tokens[:, :depth]))
+
+    def accepted(place: int) -> np.ndarray:
+        wanted = material.classes(material.test.tokens[:, place])
+        return material.accepted(Oracle(torch.from_numpy(wanted)), inputs, depth)
+
+    assert accepted(depth).all()
+    assert not accepted(depth - 1).all()
 
 
 def test_flow_says_what_it_could_not_estimate(toy: Toy, read):
@@ -236,10 +283,20 @@ def test_geometry_of_the_toys_head(toy: Toy):
     assert (found.share <= found.rank + 1e-4).all()
 
 
-def test_alignment_is_high_for_own_predictions_even_with_random_weights(toy: Toy):
+def test_alignment_is_high_for_own_predictions_even_with_random_weights(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[set[int]] = []
+
+    def spied(model: Model, run: Run, site: str, part: Futures) -> torch.Tensor:
+        seen.append(set(part.documents.tolist()))
+        return _normed(model, run, site, part)
+
+    monkeypatch.setattr("fluoroscope.probes.information.alignment_result._normed", spied)
     found = spectral_alignment(
         toy.model, toy.run, n_rows=N_DOCUMENTS * LENGTH, n_fit=2000, n_test=600, k=4
     )
+    assert not seen[0] & seen[1], "fitted and scored on different documents"
     by_name = dict(zip(found.variants, found.cca, strict=True))
     assert by_name["own prediction, random weights"] > 0.8  # the tautology
     assert by_name["own prediction"] > 0.7

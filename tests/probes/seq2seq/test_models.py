@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from fluoroscope.probes.errors import OptionError
+from fluoroscope.probes.seq2seq import CONSTRUCTIONS, TaskOptions, TrainingOptions, train
 from fluoroscope.probes.seq2seq.layers import Seq2Seq, Seq2SeqOptions
 from fluoroscope.probes.seq2seq.lm import CausalLM
-from fluoroscope.probes.seq2seq.palm import PartialAttentionLM
+from fluoroscope.probes.seq2seq.palm import PartialAttention, PartialAttentionLM
 from fluoroscope.probes.seq2seq.red import CONSTRAINTS, RegularisedEncoderDecoder
 
 SIZE = Seq2SeqOptions(d_vocab=11, d_model=16, n_layers=2, n_heads=2, max_positions=32)
@@ -113,6 +114,69 @@ def test_source_loss_is_the_mean_over_tokens_that_are_there() -> None:
         torch.testing.assert_close(model.source_loss(memory, source), torch.stack(losses).mean())
     free = RegularisedEncoderDecoder(SIZE, CONSTRAINTS - {"source-loss"})
     assert free.source_loss(free.encode(source, lengths), source) == 0
+
+
+def test_partial_attention_reads_a_net_with_its_residual_around_the_second_map() -> None:
+    half = PartialAttentionLM(SIZE).partials[0]
+    assert isinstance(half, PartialAttention)
+    source = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(1))
+    first = torch.nn.functional.gelu(half.first(source))
+    torch.testing.assert_close(half.read(source), half.second(first) + first)
+
+
+def test_a_targets_language_and_positions_are_its_own() -> None:
+    source, lengths, target = batch()
+    palm = PartialAttentionLM(SIZE)
+    memory = palm.encode(source, lengths)
+    before = palm.decode(memory, target)
+    with torch.no_grad():
+        palm.language.weight[0] += 1
+        torch.testing.assert_close(palm.decode(memory, target), before)
+        palm.language.weight[1] += torch.arange(16.0)
+    assert not torch.allclose(palm.decode(memory, target), before, atol=1e-3)
+    torch.testing.assert_close(palm.encode(source, lengths).present, memory.present)
+    for model in (palm, RegularisedEncoderDecoder(SIZE, CONSTRAINTS - {"consecutive"})):
+        memory = model.encode(source, lengths)
+        before = model.decode(memory, target)
+        with torch.no_grad():  # positions begin again at 0 and end with the target's length
+            model.vocabulary.positions.weight[target.shape[1] :] += 1
+            torch.testing.assert_close(model.decode(memory, target), before)
+            model.vocabulary.positions.weight[0] += torch.arange(16.0)
+        assert not torch.allclose(model.decode(memory, target)[:, 0], before[:, 0], atol=1e-3)
+
+
+def test_without_layerwise_coordination_every_layer_reads_the_encoders_end() -> None:
+    source, lengths, _ = batch()
+    model = RegularisedEncoderDecoder(SIZE, CONSTRAINTS - {"layerwise"})
+    memory = model.encode(source, lengths)
+    for layer in memory.layers:
+        torch.testing.assert_close(model.vocabulary.logits(layer), memory.logits)
+
+
+def test_constructions_are_what_they_are_called() -> None:
+    built = {name: make(SIZE) for name, make in CONSTRUCTIONS.items()}
+    assert set(built) == {"lm", "palm", "palm-no-partial", *(f"red-no-{c}" for c in CONSTRAINTS)}
+    assert isinstance(built["lm"], CausalLM)
+    for name, left_out in (("palm", False), ("palm-no-partial", True)):
+        palm = built[name]
+        assert isinstance(palm, PartialAttentionLM)
+        assert (len(palm.partials) == 0) == left_out
+    for constraint in CONSTRAINTS:
+        red = built[f"red-no-{constraint}"]
+        assert isinstance(red, RegularisedEncoderDecoder)
+        assert red.constraints == CONSTRAINTS - {constraint}
+
+
+def test_the_sources_own_loss_is_trained_with_its_weight() -> None:
+    task = TaskOptions(n_items=3, n_symbols=4, n_filler=0)
+    recipe = TrainingOptions(n_steps=2, n_rows=4, seeds=(0,))
+
+    def trained(weight: float) -> torch.Tensor:
+        size = dataclasses.replace(SIZE, d_vocab=task.d_vocab, source_weight=weight)
+        return train(CausalLM(size), task, recipe, seed=0).vocabulary.tokens.weight
+
+    assert not torch.equal(trained(1.0), trained(0.0))
+    torch.testing.assert_close(trained(0.5), trained(0.5))
 
 
 def test_wrong_options_are_refused() -> None:

@@ -59,6 +59,25 @@ def test_squared_error_of_unit_vectors_is_the_cosine_in_disguise(seed: int) -> N
     torch.testing.assert_close(1e4 * F.mse_loss(a, b), 2e4 / 12 * (1 - (a * b).sum(1)).mean())
 
 
+def test_padding_keeps_the_first_units_in_their_places() -> None:
+    signal = torch.arange(6.0).view(2, 3)
+    assert aggregate(signal, "pad", 2).tolist() == [[0, 1], [3, 4]]
+    assert aggregate(signal, "pad", 4).tolist() == [[0, 1, 2, 0], [3, 4, 5, 0]]
+
+
+def test_the_contrast_is_the_mean_of_both_directions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    meaning, target = (
+        F.normalize(torch.randn(5, 4, generator=generator).double(), dim=1) for _ in range(2)
+    )
+    labels = (target @ target.T / 0.3).softmax(1)
+    forward = (meaning @ target.T / 0.3).log_softmax(1)
+    backward = (target @ meaning.T / 0.3).log_softmax(1)
+    exact = -(labels * (forward + backward)).sum(1).mean() / 2
+    torch.testing.assert_close(soft_clip(meaning, target, 0.3), exact)
+    assert not torch.allclose(exact, -(labels * forward).sum(1).mean(), rtol=1e-3)
+
+
 def test_joining_leaves_everything_else_bit_for_bit() -> None:
     *others, newcomer = voxel_subjects(SMALL)
     bridge = train_bridge(others, NET, SHORT)
@@ -77,7 +96,9 @@ def test_the_cycle_goes_both_ways_between_two_subjects() -> None:
     """Without rebuilding only the cycle reaches a builder: both move if either can be the target."""
     pair = voxel_subjects(SMALL)[:2]
     fresh = Bridge(pair, NET).state_dict()
-    after = train_bridge(pair, NET, replace(SHORT, rebuild_weight=0.0, n_steps=12)).state_dict()
+    after = train_bridge(
+        pair, NET, replace(SHORT, rebuild_weight=0.0, weight_decay=0.0, n_steps=12)
+    ).state_dict()
     for subject in pair:
         key = f"ports.{subject.name}.builder.0.weight"
         assert not torch.equal(after[key], fresh[key]), subject.name
