@@ -222,7 +222,7 @@ def pruning_effects(
         counts.append(len(draws[0]))
     base = rows[0]["sinks"]
     decays = [[decay_of_masses(a, b) for a, b in zip(base, r["sinks"], strict=True)] for r in rows]
-    intervals = [mean_with_interval(r["losses"], r["counts"]) for r in rows]
+    intervals = [mean_with_interval(r["losses"], r["counts"], texts.documents) for r in rows]
     return PruningEffects(
         experts=np.array(experts, dtype=np.int64),
         mode=mode,

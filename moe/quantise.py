@@ -161,7 +161,9 @@ def quantisation_effects(
         pairs = zip(base["sinks"], row["sinks"], strict=True)
         return [decay_of_masses(before, after)[0] for before, after in pairs]
 
-    intervals = [mean_with_interval(row["losses"], row["counts"]) for row, _ in supers]
+    intervals = [
+        mean_with_interval(row["losses"], row["counts"], texts.documents) for row, _ in supers
+    ]
     n_layers = len(base["attention_layers"])
     return QuantisationEffects(
         experts=np.array(experts, dtype=np.int64),

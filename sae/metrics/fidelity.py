@@ -160,17 +160,20 @@ def fidelity(
         done += ids.numel()
         if progress is not None:
             progress(done, texts.n_tokens, "splicing")
-    return _table(list(dictionaries), sums, counts, n_replaced / max(texts.n_tokens, 1))
+    share = n_replaced / max(texts.n_tokens, 1)
+    return _table(list(dictionaries), sums, counts, texts.documents, share)
 
 
-def _table(names: list[str], sums: np.ndarray, counts: np.ndarray, share: float) -> FidelityTable:
+def _table(
+    names: list[str], sums: np.ndarray, counts: np.ndarray, documents: np.ndarray, share: float
+) -> FidelityTable:
     means = sums.sum(0) / counts.sum()
     clean, zero, zero_kl, by_mean, mean_kl = means[:5]
     found = {}
     for number, name in enumerate(names):
         column = 5 + 2 * number
         loss, kl = means[column : column + 2]
-        delta, low, high = mean_with_interval(sums[:, column] - sums[:, 0], counts)
+        delta, low, high = mean_with_interval(sums[:, column] - sums[:, 0], counts, documents)
         found[name] = Fidelity(
             loss=float(loss),
             delta_loss=float(delta),

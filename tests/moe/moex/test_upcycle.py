@@ -58,6 +58,7 @@ def test_output_biases_add_up_to_the_dense_one(options: dict, factor: int) -> No
     """Gate weights sum to 1; a softmax over all four experts begins at a quarter for the chosen one."""
     source = dense()
     bias = source.transformer.h[0].mlp.c_proj.bias
+    assert isinstance(bias, torch.Tensor)
     bias.normal_(generator=torch.Generator().manual_seed(0))
     experts = upcycle(source, config(**options)).blocks[0].experts
     torch.testing.assert_close(experts.down_proj_bias, (factor * bias).expand(4, -1))

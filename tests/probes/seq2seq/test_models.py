@@ -173,7 +173,7 @@ def test_the_sources_own_loss_is_trained_with_its_weight() -> None:
 
     def trained(weight: float) -> torch.Tensor:
         size = dataclasses.replace(SIZE, d_vocab=task.d_vocab, source_weight=weight)
-        return train(CausalLM(size), task, recipe, seed=0).vocabulary.tokens.weight
+        return train(CausalLM(size), task, recipe, seed=0).get_parameter("vocabulary.tokens.weight")
 
     assert not torch.equal(trained(1.0), trained(0.0))
     torch.testing.assert_close(trained(0.5), trained(0.5))
