@@ -118,7 +118,8 @@ class Engine(ABC):
             yield
 
     def _check_cache(self) -> None:
-        fault = branching_fault(self.model) if self.options.cache == "static" else None
+        is_static = getattr(self.options, "cache", "growing") == "static"
+        fault = branching_fault(self.model) if is_static else None
         if fault is not None:
             raise OptionError(
                 f"A static cache needs masks of our own. {fault} Use cache='growing'."

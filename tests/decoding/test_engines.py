@@ -81,7 +81,7 @@ def test_a_short_context_can_be_measured_and_drafted_in() -> None:
 def test_bad_requests_are_named(tiny_llama) -> None:
     with pytest.raises(UnknownEngineError, match="Did you mean: plain"):
         generate(tiny_llama, "a", engine="plian")
-    with pytest.raises(OptionError, match="no option width; it has layout"):
+    with pytest.raises(OptionError, match="no option width; it has cache, layout"):
         generate(tiny_llama, "a", width=3)
     for options in ({"temperature": -1.0}, {"top_k": 0}, {"top_p": 1.5}, {"max_new_tokens": 0}):
         with pytest.raises(OptionError, match=f"{next(iter(options))} must be"):

@@ -72,7 +72,7 @@ def example(kind: type[R], number: int = 0, **given: Any) -> R:
             values[field.name] = given[field.name]
         elif str(field.type).startswith("np.ndarray"):
             values[field.name] = _array(generator, field.name, about["axes"])
-        elif field.type == "int":
+        elif field.type in {"int", "int | None"}:
             values[field.name] = int(generator.integers(3, 99))
         elif field.type in {"float", "float | None"}:
             values[field.name] = float(generator.random())
