@@ -36,7 +36,7 @@ from fluoroscope.decoding.students import open_student
 from fluoroscope.probes import Model, open_model
 
 OWN = Path(__file__).with_name("prompts.jsonl")
-STUDENT = "decoding/drafters/embedded_student.safetensors"
+STUDENT = Path(__file__).parents[1] / "decoding" / "drafters" / "embedded_student.safetensors"
 ENGINES = "plain,prompt-lookup,token-recycling,suffix,hybrid"
 DEPTHS = 8
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
