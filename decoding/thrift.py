@@ -2,8 +2,9 @@
 
 Every row that passes the target costs time and pays only if it is accepted. Thrift keeps the part of a
 tree that gives most tokens per second: it corrects the drafter's confidence by what was accepted of
-late, and weighs it against the target's own cost curve. The idea of choosing size by measured cost is
-Sequoia's (2402.12374); the calibration is ours.
+late, and weighs it against the target's own cost curve, which it corrects by what passes took of late
+(a curve measured beside other work is too flat). The idea of choosing size by measured cost is
+Sequoia's (2402.12374); the calibrations are ours.
 
 Drafting itself takes time too. Where steps with drafts gave fewer tokens per second of late than
 plain decoding would have, drafting rests, for longer every time it is found not to pay, and is tried
@@ -33,6 +34,8 @@ SHORTEST_REST, LONGEST_REST = 16, 128
 MISJUDGED, N_JUDGED = 2.0, 16
 """A cost curve is wrong if it is off by this factor more at one size than at another, each measured at
 least this often."""
+PRIOR_PASSES = 2.0
+"""Passes that the correction of all sizes counts for in that of one."""
 
 
 class Calibration:
@@ -57,6 +60,38 @@ class Calibration:
         self._seen[key] = DECAY * self._seen[key] + 1.0
 
 
+class PassCosts:
+    """What passes cost here and now: a curve, corrected by what passes of about that size took.
+
+    Args:
+        curve: Seconds of a pass over so many rows, measured once.
+    """
+
+    def __init__(self, curve: Callable[[int], float]) -> None:
+        self._curve = curve
+        self._overall = (0, 0.0)
+        self._by_size: dict[int, tuple[int, float]] = {}
+
+    def seconds(self, rows: int) -> float:
+        """Seconds of a pass over so many rows."""
+        n, off = self._by_size.get(rows.bit_length(), (0, 0.0))
+        correction = (n * off + PRIOR_PASSES * self._overall[1]) / (n + PRIOR_PASSES)
+        return self._curve(rows) * math.exp(correction)
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """A pass took so long."""
+        log_ratio = math.log(seconds / self._curve(rows))
+        self._overall = _moved(self._overall, log_ratio)
+        size = rows.bit_length()
+        self._by_size[size] = _moved(self._by_size.get(size, (0, 0.0)), log_ratio)
+
+    @property
+    def misjudged(self) -> bool:
+        """Whether passes of different sizes differ otherwise than the curve says."""
+        known = [off for n, off in self._by_size.values() if n >= N_JUDGED]
+        return len(known) > 1 and max(known) - min(known) > math.log(MISJUDGED)
+
+
 class Thrift:
     """Cuts trees of chosen tokens to the size that pays.
 
@@ -65,11 +100,10 @@ class Thrift:
     """
 
     def __init__(self, seconds: Callable[[int], float]) -> None:
-        self._seconds = seconds
+        self._costs = PassCosts(seconds)
         self._calibration = Calibration()
         self._tokens = self._passes = 0.0
         self._n_tried, self._left, self._length = 0, 0, SHORTEST_REST
-        self._off: dict[int, tuple[int, float]] = {}
 
     def trim(self, tree: DraftTree) -> DraftTree:
         """The nodes that together give most tokens per second; drawn trees are left alone."""
@@ -77,10 +111,10 @@ class Thrift:
             return tree
         reach = self._reach(tree)
         order = sorted(range(len(tree)), key=lambda node: -reach[node])
-        expected, best_rate, best_n = 1.0, 1.0 / self._seconds(1), 0
+        expected, best_rate, best_n = 1.0, 1.0 / self._costs.seconds(1), 0
         for n, node in enumerate(order, start=1):
             expected += reach[node]
-            rate = expected / self._seconds(1 + n)
+            rate = expected / self._costs.seconds(1 + n)
             if rate > best_rate:
                 best_rate, best_n = rate, n
         return tree if best_n == len(tree) else tree.keep(order[:best_n])
@@ -101,14 +135,12 @@ class Thrift:
             drafting: Seconds the drafter took.
             verifying: Seconds the target's pass took.
         """
-        verifying = max(verifying, 1e-9)
-        plain_passes = self._seconds(1 + n_nodes) / self._seconds(1) * (1 + drafting / verifying)
+        verifying, costs = max(verifying, 1e-9), self._costs
+        costs.observe(1 + n_nodes, verifying)
+        plain_passes = costs.seconds(1 + n_nodes) / costs.seconds(1) * (1 + drafting / verifying)
         self._tokens = MEMORY * self._tokens + n_emitted
         self._passes = MEMORY * self._passes + plain_passes
         self._n_tried += 1
-        n, off = self._off.get(n_nodes, (0, 0.0))
-        log_ratio = math.log(verifying / self._seconds(1 + n_nodes))
-        self._off[n_nodes] = (n + 1, off + (log_ratio - off) / min(n + 1, N_JUDGED))
         if self._n_tried < TRIAL:
             return
         if self._tokens >= WORTHWHILE * self._passes:
@@ -121,8 +153,7 @@ class Thrift:
     @property
     def misjudges(self) -> bool:
         """Whether passes of different sizes differ otherwise than the cost curve says."""
-        known = [off for n, off in self._off.values() if n >= N_JUDGED]
-        return len(known) > 1 and max(known) - min(known) > math.log(MISJUDGED)
+        return self._costs.misjudged
 
     def observe(self, tree: DraftTree, emitted: Sequence[int]) -> None:
         """Learn from what became text, also about nodes that were cut off before the pass."""
@@ -145,6 +176,12 @@ class Thrift:
             own = self._calibration.probability(tree.source(node), tree.confidence[node])
             found.append(own if parent == ROOT else found[parent] * own)
         return found
+
+
+def _moved(mean: tuple[int, float], value: float) -> tuple[int, float]:
+    """A count and a mean over about the last `N_JUDGED` values, with one more value."""
+    n, held = mean
+    return n + 1, held + (value - held) / min(n + 1, N_JUDGED)
 
 
 def _bin(source: str, confidence: float) -> tuple[str, int]:

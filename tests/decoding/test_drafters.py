@@ -402,6 +402,23 @@ def test_a_wrong_cost_curve_is_noticed() -> None:
         assert thrift.misjudges == wrong
 
 
+def test_drafts_shrink_where_wide_passes_take_longer_than_the_curve_says() -> None:
+    """A curve measured beside other work says that nine rows cost what one costs; they cost four times
+    that."""
+    tree = DraftTree(tuple(range(8)), (ROOT, *range(7)), (0.8,) * 8, sources=("a",) * 8)
+    thrift = Thrift(lambda rows: 2.0)
+    assert len(thrift.trim(tree)) == 8
+    for _ in range(4):
+        thrift.settle(0, 1, 0.0, 1.0)
+        thrift.settle(8, 3, 0.0, 4.0)
+    assert 0 < len(thrift.trim(tree)) < 8
+    slower = Thrift(lambda rows: 2.0)
+    for _ in range(4):
+        slower.settle(0, 1, 0.0, 6.0)
+        slower.settle(8, 3, 0.0, 6.0)
+    assert len(slower.trim(tree)) == 8, "all passes slower alike is another load"
+
+
 def test_what_was_learned_is_kept_and_refused_elsewhere(tiny_llama, tmp_path) -> None:
     rules = Stopping(max_new_tokens=20, ignore_eos=True)
     for name in ("token-recycling", "suffix", "hybrid", "stand", "aded"):
