@@ -18,13 +18,14 @@ function play() {
     if (!playing.on) return;
     const seconds = (now - started) / 1e3 * pace, before = step;
     while (step < stop && seconds >= over) { step++; over += step < stop ? T.step_seconds[step] : 0; }
-    if (step === stop) return pause();
     if (step !== before) {
-      unveil(T.step_token[step]);
+      const shown = Math.min(step, stop - 1); // a late frame may leap over the last step, and ends on it all the same
+      unveil(T.step_token[shown]);
       playing.moving = true;
-      place(atStep(T, step));
+      place(atStep(T, shown));
       playing.moving = false;
     }
+    if (step === stop) return pause();
     requestAnimationFrame(frame);
   };
   requestAnimationFrame(frame);
