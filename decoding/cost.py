@@ -2,8 +2,8 @@
 
 Measured on chains behind a short text; a branching draft adds a mask, which costs little beside a row.
 Curves of models opened from files are kept in the cache folder, one file per machine, weights, data
-type, layout, threads and library version, and measured anew when a file is older than `MAX_AGE` or was
-found wrong (`forget_curve`). Curves of models made in memory are kept as long as the model.
+type, layout, cache, threads and library version, and measured anew when a file is older than `MAX_AGE`
+or was found wrong (`forget_curve`). Curves of models made in memory are kept as long as the model.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -28,7 +27,7 @@ from ..probes import Model
 from ..probes.modelcache import cache_folder
 from .errors import RollBackError
 from .layout import Layout, laid_out, layouts_for
-from .target import Target
+from .target import CacheKind, Target
 
 ROWS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 64)
 N_TEXT = 128
@@ -41,7 +40,7 @@ LONG_S = 2.0
 logger = logging.getLogger(__name__)
 
 Key = tuple[str, ...]
-"""Layout, data type, device and threads: what a curve of one module may depend on."""
+"""Layout, cache, data type, device and threads: what a curve of one module may depend on."""
 _curves: WeakKeyDictionary[nn.Module, dict[Key, CostCurve]] = WeakKeyDictionary()
 _choices: WeakKeyDictionary[nn.Module, dict[Key, Layout]] = WeakKeyDictionary()
 
@@ -61,28 +60,28 @@ class CostCurve:
         return self.times[-1] + slope * (rows - self.rows[-1])
 
 
-def cost_curve(model: Model, layout: Layout = "plain") -> CostCurve:
-    """The model's curve in a layout: remembered, read from its file, or measured.
+def cost_curve(model: Model, layout: Layout = "plain", cache: CacheKind = "growing") -> CostCurve:
+    """The model's curve in a layout and over a cache: remembered, read from its file, or measured.
 
     What takes longer than `LONG_S` is told of in the log (level INFO), which commands show.
 
     Raises:
         RollBackError: The model's state cannot be cut back, so it cannot be measured so.
     """
-    known, key = _curves.setdefault(model.module, {}), _key(model, layout)
+    known, key = _curves.setdefault(model.module, {}), _key(model, layout, cache)
     if key not in known:
-        place = _file(model, layout)
+        place = _file(model, layout, cache)
         kept = _read(place)
-        known[key] = kept or _measure(model, layout, ROWS)
+        known[key] = kept or _measure(model, layout, cache)
         if kept is None:
             _write(place, known[key])
     return known[key]
 
 
-def forget_curve(model: Model, layout: Layout) -> None:
+def forget_curve(model: Model, layout: Layout, cache: CacheKind = "growing") -> None:
     """The curve was found wrong; the next `cost_curve` measures."""
-    _curves.get(model.module, {}).pop(_key(model, layout), None)
-    place = _file(model, layout)
+    _curves.get(model.module, {}).pop(_key(model, layout, cache), None)
+    place = _file(model, layout, cache)
     if place is not None:
         place.unlink(missing_ok=True)
 
@@ -92,7 +91,7 @@ def choose_layout(model: Model) -> Layout:
 
     Chosen once per model; one that cannot be measured so keeps its own.
     """
-    known, key = _choices.setdefault(model.module, {}), _key(model, "auto")
+    known, key = _choices.setdefault(model.module, {}), _key(model, "auto", "growing")
     if key not in known:
         choices = layouts_for(model.module)
         try:
@@ -105,8 +104,8 @@ def choose_layout(model: Model) -> Layout:
     return known[key]
 
 
-def _key(model: Model, layout: str) -> Key:
-    return (layout, str(model.dtype), str(model.device), str(torch.get_num_threads()))
+def _key(model: Model, layout: str, cache: CacheKind) -> Key:
+    return (layout, cache, str(model.dtype), str(model.device), str(torch.get_num_threads()))
 
 
 def _typical(curve: CostCurve) -> float:
@@ -114,12 +113,12 @@ def _typical(curve: CostCurve) -> float:
 
 
 @torch.inference_mode()
-def _measure(model: Model, layout: Layout, sizes: Sequence[int]) -> CostCurve:
+def _measure(model: Model, layout: Layout, cache: CacheKind) -> CostCurve:
     with laid_out(model.module, layout):
-        target = Target(model, rolls_back=True)
-        limit = target.max_length or N_TEXT + max(sizes)
+        target = Target(model, rolls_back=True, cache=cache)
+        limit = target.max_length or N_TEXT + ROWS[-1]
         n_text = max(1, min(N_TEXT, limit // 2))
-        fitting = [size for size in sizes if n_text + size <= limit]
+        fitting = [size for size in ROWS if n_text + size <= limit]
         target.prefill(torch.zeros(n_text, dtype=torch.int64))
         times = []
         for size in fitting:
@@ -127,7 +126,7 @@ def _measure(model: Model, layout: Layout, sizes: Sequence[int]) -> CostCurve:
             for turn in range(N_TIMED):
                 started = time.perf_counter()
                 target.feed([0] * size, range(-1, size - 1))
-                _wait(model.device)
+                target.wait()
                 best = min(best, time.perf_counter() - started)
                 target.commit([])
                 if not times and not turn:
@@ -145,13 +144,7 @@ def _tell(model: Model, layout: Layout, least_s: float) -> None:
         )
 
 
-def _wait(device: torch.device) -> None:
-    """Let the device finish what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _file(model: Model, layout: Layout) -> Path | None:
+def _file(model: Model, layout: Layout, cache: CacheKind) -> Path | None:
     """Where the curve is kept; None for a model that was made in memory."""
     if not model.is_from_files:
         return None
@@ -161,6 +154,7 @@ def _file(model: Model, layout: Layout) -> Path | None:
         "dtype": str(model.dtype),
         "attention": str(model.config._attn_implementation),
         "layout": layout,
+        "cache": cache,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "rows": ROWS,

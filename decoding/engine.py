@@ -20,8 +20,9 @@ from transformers import LogitsProcessor
 from ..probes import Model
 from ..probes.capture import unobserved
 from ..probes.errors import OptionError
-from .cost import choose_layout
+from .cost import CostCurve, choose_layout, cost_curve
 from .generation import Generation
+from .graphs import require_recordable
 from .layout import LAYOUTS, Layout, laid_out
 from .loop import Loop, State
 from .prompts import Prompt, encoded, listed
@@ -55,8 +56,9 @@ class EngineOptions(SamplingOptions):
     """How weights lie in memory while decoding: as they are, packed for a few rows, packed and rounded
     to bfloat16 (another text), or, with auto, whichever of the first two was measured to be faster."""
     cache: CacheKind = "growing"
-    """How keys and values lie: growing with the text, or static, in buffers of one size, so that every
-    pass over as many rows has the same shapes, as compiled code and CUDA graphs need."""
+    """How keys and values lie: growing with the text; static, in buffers of one size, so that every
+    pass over as many rows has the same shapes; or graph, static and with passes recorded as CUDA graphs
+    and replayed, which small models on a GPU gain most from."""
 
     def __post_init__(self) -> None:
         SamplingOptions.__post_init__(self)
@@ -96,6 +98,15 @@ class Engine(ABC):
         return choose_layout(self.model) if wanted == "auto" else wanted
 
     @property
+    def cache(self) -> CacheKind:
+        """How keys and values lie; see `EngineOptions`."""
+        return getattr(self.options, "cache", "growing")
+
+    def cost_curve(self, model: Model) -> CostCurve:
+        """What passes of the target or a draft cost as this engine runs them; see `cost`."""
+        return cost_curve(model, self.layout, self.cache)
+
+    @property
     def lossless(self) -> bool:
         """Whether its text is plain decoding's with the options given."""
         return self.about.lossless
@@ -118,8 +129,12 @@ class Engine(ABC):
             yield
 
     def _check_cache(self) -> None:
-        is_static = getattr(self.options, "cache", "growing") == "static"
-        fault = branching_fault(self.model) if is_static else None
+        if self.cache == "growing":
+            return
+        if self.cache == "graph":
+            for model in self.models:
+                require_recordable(model)
+        fault = branching_fault(self.model)
         if fault is not None:
             raise OptionError(
                 f"A static cache needs masks of our own. {fault} Use cache='growing'."

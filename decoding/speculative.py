@@ -22,7 +22,7 @@ from ..probes import Model
 from ..probes.errors import OptionError
 from .acceptance import RULES, AcceptanceRule, exact_rule
 from .beliefs import Beliefs
-from .cost import cost_curve, forget_curve
+from .cost import forget_curve
 from .drafter import Drafter, NoDrafter, Observation
 from .engine import Engine, EngineOptions
 from .errors import DraftError, RollBackError
@@ -109,6 +109,7 @@ class SpeculativeState(State):
         logits = self.target.feed(
             [self._text[-1], *tree.tokens], [-1, *(parent + 1 for parent in tree.parents)]
         )
+        self.target.wait()
         verified = time.perf_counter()
         beliefs = Beliefs(logits, tree, self._text, self._sampler)
         path, token = self._rule.verify(tree, beliefs)
@@ -202,11 +203,10 @@ class Speculative(Engine):
         if self.drafter.branches and (fault := branching_fault(self.model)):
             raise RollBackError(f"{self.about.name!r} drafts trees, but {fault}")
         if self.options.thrifty:
-            layout = self.layout
             if self._thrift is not None and self._thrift.misjudges and not self._remeasured:
-                forget_curve(self.model, layout)
+                forget_curve(self.model, self.layout, self.cache)
                 self._thrift, self._remeasured = None, True
-            cost_curve(self.model, layout)
+            self.cost_curve(self.model)
 
     @property
     def models(self) -> tuple[Model, ...]:
@@ -232,7 +232,7 @@ class Speculative(Engine):
             drafter.forget()
             self._thrift = None
         if options.thrifty and self._thrift is None:
-            self._thrift = Thrift(cost_curve(self.model, self.layout).seconds)
+            self._thrift = Thrift(self.cost_curve(self.model).seconds)
         drafter.reseed(options.seed + DRAFT_SEED)
         target = Target(self.model, rolls_back=True, cache=options.cache)
         logits = target.prefill(prompt_ids, keep=max(1, drafter.prompt_rows))

@@ -8,6 +8,7 @@ draft model is a target too. The cache belongs to one generation and is never ke
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Sequence
 from typing import Literal
 
@@ -15,18 +16,19 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers import Cache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ..probes import Model
 from .errors import DraftError, PromptError, RollBackError
+from .graphs import SIZES, Mask, borrow, give_back, shelf_of
 from .growing_cache import GrowingLayer, growing_cache
 from .lineage import Lineage, attention_mask
 from .prompts import require_decodable
 from .rowlog import RowLog
 from .static_cache import FixedCache
 
-CacheKind = Literal["growing", "static"]
-CACHES = ("growing", "static")
+CacheKind = Literal["growing", "static", "graph"]
+CACHES = ("growing", "static", "graph")
 
 
 class Target:
@@ -38,6 +40,8 @@ class Target:
             everything, since what fell out of the window may be needed again.
         cache: `growing`: attention sees what is held. `static`: it sees whole buffers under a mask, so
             that shapes stay the same (see `static_cache`); windows keep everything then, too.
+            `graph`: static, and passes over up to 64 rows are recorded once and replayed as CUDA
+            graphs (see `graphs`).
 
     Attributes:
         ids: The text, as far as the cache holds it.
@@ -46,6 +50,7 @@ class Target:
 
     Raises:
         RollBackError: `rolls_back` or a static cache, but the model keeps a recurrent state.
+        OptionError: `graph`, but the model is not on a GPU or is not told its positions.
     """
 
     def __init__(
@@ -58,20 +63,24 @@ class Target:
         self._pending_ids: list[int] = []
         self._cache: Cache = growing_cache(model.config)
         kinds = {type(layer) for layer in self._cache.layers}
-        if (rolls_back or cache == "static") and not kinds <= {
-            GrowingLayer,
-            DynamicSlidingWindowLayer,
-        }:
+        is_fixed = cache != "growing"
+        can_forget = kinds <= {GrowingLayer, DynamicSlidingWindowLayer}
+        if (rolls_back or is_fixed) and not can_forget:
             raise RollBackError(
                 f"{model.name} ({model.config.model_type}) keeps a recurrent state that cannot be "
                 "cut back to an earlier token. Use an engine that does not draft, such as 'plain', "
                 "and its growing cache."
             )
-        if cache == "static":
-            self._cache = FixedCache(len(self._cache.layers) or model.n_layers)
+        n_layers = len(self._cache.layers) or model.n_layers
+        self._passes = borrow(model, n_layers) if cache == "graph" else None
+        if self._passes is not None:
+            weakref.finalize(self, give_back, shelf_of(model), self._passes)
+            self._cache = self._passes.cache
+        elif is_fixed:
+            self._cache = FixedCache(n_layers, model.device)
         elif rolls_back:
             self._cache = growing_cache()
-        self._rolls_back = rolls_back or cache == "static" or kinds <= {GrowingLayer}
+        self._rolls_back = rolls_back or is_fixed or kinds <= {GrowingLayer}
         accepted = inspect.signature(model.module.forward).parameters
         self._takes_positions = "position_ids" in accepted
         recurrent = "cache_params" in accepted
@@ -183,11 +192,12 @@ class Target:
         self._cache.crop(length - len(self.ids))
         del self.ids[length:]
 
-    def _mask(self, lineage: Lineage, first: int) -> Tensor | dict[str, Tensor]:
+    def _mask(self, lineage: Lineage, first: int) -> Mask:
         """One mask, or one per kind of attention layer where a model has several."""
         n_cached = len(self.ids) + len(lineage)
         if isinstance(self._cache, FixedCache):
-            self._cache.make_room(n_cached)
+            spare = SIZES[-1] if self._passes is not None else 0
+            self._cache.make_room(n_cached + spare)
             n_cached = self._cache.size
         config = self.model.config.get_text_config()
         window = getattr(config, "sliding_window", None)
@@ -205,10 +215,13 @@ class Target:
 
     def _gather(self, n_text: int, keep: list[int]) -> None:
         """Move the kept pending tokens to the end of the text."""
+        if isinstance(self._cache, FixedCache):
+            self._cache.gather([n_text + node for node in keep], n_text)
+            return
         source = torch.tensor(keep, device=self.model.device) + n_text
         stop = n_text + len(keep)
         for layer in self._cache.layers:
-            assert isinstance(layer, DynamicLayer | StaticLayer)
+            assert isinstance(layer, DynamicLayer)
             for states in (layer.keys, layer.values):
                 assert states is not None
                 states[..., n_text:stop, :] = states.index_select(-2, source.to(states.device))
@@ -219,16 +232,24 @@ class Target:
             f"{length} tokens. Use an engine that does not draft, such as 'plain'."
         )
 
+    def wait(self) -> None:
+        """Let the device finish the passes so far; what runs in other streams goes on."""
+        if self.model.device.type == "cuda":
+            torch.cuda.current_stream(self.model.device).synchronize()
+
     def _forward(
         self,
         tokens: Sequence[int],
         *,
         depths: Sequence[int] | None,
-        mask: Tensor | dict[str, Tensor] | None,
+        mask: Mask | None,
         keep: int,
     ) -> Tensor:
         device, start = self.model.device, len(self.ids)
-        arguments: dict[str, object] = {self._cache_argument: self._cache}
+        ids = torch.tensor([list(tokens)], device=device)
+        arguments: dict[str, object] = {
+            self._cache_argument: self._cache, "use_cache": True, "logits_to_keep": keep,
+        }  # fmt: skip
         if mask is not None:
             arguments["attention_mask"] = mask
         if self._takes_positions:
@@ -236,11 +257,12 @@ class Target:
             arguments["position_ids"] = torch.tensor(
                 [[start + d for d in positions]], device=device
             )
-        output = self.model(
-            torch.tensor([list(tokens)], device=device),
-            use_cache=True,
-            logits_to_keep=keep,
-            **arguments,
-        )
+        if isinstance(self._cache, FixedCache):
+            self._cache.write_at(
+                start + len(self._pending) - (0 if depths is None else len(tokens))
+            )
         self.n_forward += 1
-        return output.logits[0]
+        logits = None
+        if self._passes is not None and depths is not None:
+            logits = self._passes.run(self.model, ids, arguments)
+        return self.model(ids, **arguments).logits[0] if logits is None else logits

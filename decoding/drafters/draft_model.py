@@ -22,7 +22,7 @@ from ..errors import DraftError
 from ..sampling import Sampler, SamplingOptions
 from ..speculative import SpeculativeOptions
 from ..students.student import open_student
-from ..target import Target
+from ..target import CacheKind, Target
 from ..tree import DraftTree, Law
 
 
@@ -50,10 +50,13 @@ class DraftModel:
     Args:
         model: The draft.
         sampling: How its tokens are drawn.
+        cache: How its keys and values lie; see `Target`.
     """
 
-    def __init__(self, model: Model, sampling: SamplingOptions) -> None:
-        self.model, self.sampling = model, sampling
+    def __init__(
+        self, model: Model, sampling: SamplingOptions, cache: CacheKind = "growing"
+    ) -> None:
+        self.model, self.sampling, self._cache = model, sampling, cache
         self._sampler = Sampler(sampling, model.device)
         self._target: Target | None = None
 
@@ -80,7 +83,7 @@ class DraftModel:
         """The draft's distribution after `text`; drops what was drafted before."""
         target = self._target
         if target is None:
-            target = self._target = Target(self.model, rolls_back=True)
+            target = self._target = Target(self.model, rolls_back=True, cache=self._cache)
             return self.probs(target.prefill(torch.tensor(list(text))))[-1]
         if target.n_pending:
             target.commit([])
@@ -174,7 +177,7 @@ def open_draft(target: Model, options: DraftModelOptions) -> DraftModel:
         top_p=options.top_p,
         min_p=options.min_p,
     )
-    return DraftModel(model, sampling)
+    return DraftModel(model, sampling, options.cache)
 
 
 def _find(target: Model, draft: str | Model | None) -> Model:

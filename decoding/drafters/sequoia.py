@@ -21,7 +21,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...probes.errors import OptionError
-from ..cost import cost_curve
 from ..drafter import Observation
 from ..engine import About
 from ..errors import LearnedError
@@ -233,9 +232,9 @@ class Sequoia(Speculative):
         self._draft_seconds(1)
 
     def _seconds(self, rows: int) -> float:
-        return cost_curve(self.model, self.layout).seconds(rows)
+        return self.cost_curve(self.model).seconds(rows)
 
     def _draft_seconds(self, rows: int) -> float:
         drafter = self.drafter
         assert isinstance(drafter, SequoiaDrafter)
-        return cost_curve(drafter.draft.model, self.layout).seconds(rows)
+        return self.cost_curve(drafter.draft.model).seconds(rows)

@@ -16,7 +16,7 @@ from ...probes import Model
 from ...probes.errors import OptionError
 from ..acceptance import exact_rule
 from ..ahead import Ahead, InlineAhead, ProcessAhead, ThreadAhead
-from ..cost import CostCurve, cost_curve
+from ..cost import CostCurve
 from ..drafters.draft_model import DraftModel, DraftModelOptions, open_draft
 from ..engine import About, Engine
 from ..errors import DraftError
@@ -211,7 +211,7 @@ class Pearl(Engine):
         return kind(self.draft, options.max_draft)
 
     def _curves(self) -> tuple[CostCurve, CostCurve]:
-        return cost_curve(self.model, self.layout), cost_curve(self.draft.model, self.layout)
+        return self.cost_curve(self.model), self.cost_curve(self.draft.model)
 
     def _where(self) -> Where:
         if self.options.where is not None:

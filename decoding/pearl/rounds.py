@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -92,8 +91,7 @@ class PearlState(State):
         pending = self._pending.first(room - 1)
         asked = self._ask([*self._text, *pending.tokens], room - 1 - len(pending.tokens))
         logits = self.target.feed([self._text[-1], *pending.tokens], range(-1, len(pending.tokens)))
-        if logits.device.type == "cuda":
-            torch.cuda.current_stream(logits.device).synchronize()
+        self.target.wait()
         read = time.perf_counter()
         fresh = self._answer() if asked else EMPTY
         answered = time.perf_counter()

@@ -5,9 +5,9 @@
 
 An engine gets all of it by registering. What an engine needs is found out: one whose options name a
 draft or a block writer is given one that knows nothing of its target. `case.whole` has drafts verified
-whole,
-not only where they pay, so that the decisions are exercised and not the thrift. Engines that are not
-lossless by their own word are spared the two checks of the text's law. Exact checks run in float64.
+whole, not only where they pay, so that the decisions are exercised and not the thrift. Engines that
+are not lossless by their own word are spared the two checks of the text's law. Exact checks run in
+float64.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from fluoroscope.decoding.trace import KINDS
 from fluoroscope.probes import Model, capture, wrap_model
 from fluoroscope.probes.errors import UnknownSiteError
 from tests.conftest import ids, n_hooks
+from tests.decoding.recording import stand_in
 from tests.families import tiny_module
 from tests.tokenizers_ import byte_tokenizer
 
@@ -137,6 +138,28 @@ def a_static_cache_changes_no_text(case: Case) -> None:
     with torch.no_grad(), capture(model, site) as acts:
         model(text[None])
     torch.testing.assert_close(made.states(site), acts[site][0], rtol=1e-7, atol=1e-7)
+
+
+def recorded_passes_change_no_text(case: Case) -> None:
+    """Float64: passes filled up to a recorded size leave every token, in a first generation and in one
+    that is lent the first one's buffers; both replay, and a text under capture does not."""
+    model = wrap_model(tiny_module("llama").double(), name="double")
+    prompt = ids(1, 9)[0].repeat(2)
+    with pytest.MonkeyPatch.context() as patch:
+        replayed = stand_in(patch)
+        made = case.make(model, cache="graph")
+        texts = [made.generate(prompt, stopping=free(24))[0]]
+        n_first = len(replayed)
+        texts.append(made.generate(prompt, stopping=free(24))[0])
+        n_both = len(replayed)
+        watched = made.generate(prompt, stopping=free(24), sites=["embed"])[0]
+    assert 0 < n_first < n_both
+    if not case.has("draft"):
+        assert len(replayed) == n_both, "who looks inside sees real passes"
+    for text in (*texts, watched):
+        assert text.stats.n_faults == 0
+        if case.lossless:
+            assert list(text.token_ids) == own_greedy(model, prompt, 24)
 
 
 def sampling_has_the_models_law(case: Case) -> None:
@@ -320,6 +343,7 @@ CHECKS: dict[str, Callable[[Case], None]] = {
         greedy_is_plain,
         packed_weights_change_no_promise,
         a_static_cache_changes_no_text,
+        recorded_passes_change_no_text,
         seeds_decide,
         earlier_prompts_seeds_do_not_matter,
         traces_account_for_every_token,

@@ -396,14 +396,13 @@ def test_a_draft_that_cannot_start_leaves_plain_decoding(monkeypatch, caplog, ti
 
 
 def test_the_window_balances_both_costs_and_options_are_checked(tiny_llama, monkeypatch) -> None:
-    import fluoroscope.decoding.pearl.engine as module
     from fluoroscope.decoding import CostCurve
 
     draft = wrap_model(tiny_module("llama", seed=7))
     made = make_engine(tiny_llama, "pearl", draft=draft, max_draft=6)
     assert isinstance(made, Pearl)
     curves = {id(tiny_llama): CostCurve((1, 9), (4.0, 4.8)), id(draft): CostCurve((1,), (1.0,))}
-    monkeypatch.setattr(module, "cost_curve", lambda model, layout: curves[id(model)])
+    monkeypatch.setattr(made, "cost_curve", lambda model: curves[id(model)])
     assert made.window == 4
     curves[id(draft)] = CostCurve((1,), (3.0,))
     assert made.window == 1

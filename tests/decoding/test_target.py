@@ -27,6 +27,7 @@ from fluoroscope.decoding.treecheck import branching_fault
 from fluoroscope.probes import capture, wrap_model
 from fluoroscope.probes.errors import OptionError
 from tests.conftest import ids
+from tests.decoding.recording import stand_in
 from tests.families import tiny_module
 
 WINDOWED = {"mistral": {}, "gemma2": {"sliding_window": 4}, "gemma3": {"sliding_window": 4}}
@@ -58,6 +59,7 @@ def test_trees_in_the_cache_equal_paths_without_one(
     """Twelve random forests and commits in float64: 1e-7; eager attention takes its softmax in float32
     whatever the precision: 1e-5. Static buffers hold sixteen tokens at first."""
     monkeypatch.setattr(static_cache, "ROOM", 16)
+    stand_in(monkeypatch)
     close = {"rtol": 1e-5, "atol": 1e-5} if attention == "eager" else {"rtol": 1e-7, "atol": 1e-7}
     module = tiny_module(family, **WINDOWED.get(family, {})).double()
     module.set_attn_implementation(attention)
