@@ -8,11 +8,13 @@ Every engine answers every question (first turn, the model's chat template, gree
 prompt's pass included); the order of contestants rotates from question to question, so that a busy
 machine slows all alike. Peers: `model.generate` plain, with transformers' own prompt lookup and, with
 `--assistant`, with an assistant model (the student that `draft-chain` drafts with), in float32 on a
-module of their own. Engines keep what they learn across the questions of one call, and begin anew with
-every repeat; `--warm-up` fills their tables first. A rate is the median over questions of the ratio of
-tokens per second within a question, each the median over `--repeats`. Texts that differ from our plain
-engine's are counted: rounding decides between near-equal tokens (see "lossless" in CONTRIBUTING). An
-engine can be given options: `token-recycling:thrifty=false:layout=plain`.
+module of their own; with `--compiled` also over its static cache, compiled (transformers does that on
+a GPU; compiling is not timed). Engines keep what they learn across the questions of one call, and
+begin anew with every repeat; `--warm-up` fills their tables first. A rate is the median over questions
+of the ratio of tokens per second within a question, each the median over `--repeats`. Texts that
+differ from our plain engine's are counted: rounding decides between near-equal tokens (see "lossless"
+in CONTRIBUTING). An engine can be given options: `token-recycling:thrifty=false:layout=plain`,
+`plain:cache=graph` on a GPU.
 """
 
 from __future__ import annotations
@@ -63,6 +65,11 @@ def main() -> None:
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--assistant", action="store_true")
     parser.add_argument(
+        "--compiled", action="store_true", help="transformers' compiled static cache"
+    )
+    parser.add_argument("--student", type=Path, default=STUDENT)
+    parser.add_argument("--device", help="cpu, cuda; left out: a GPU if there is one")
+    parser.add_argument(
         "--clock", choices=list(CLOCKS), default="wall", help="cpu: on busy machines"
     )
     parser.add_argument("--results", type=Path, help="JSON file that runs are added to")
@@ -79,6 +86,7 @@ def main() -> None:
     header(
         "Engines", questions=f"{n} of {given.questions.name}", dtype="float32", batch=1,
         new=given.max_new_tokens, decoding="greedy", clock=given.clock,
+        device=device_name(given.device),
     )  # fmt: skip
     show(held)
 
@@ -90,7 +98,7 @@ def measure(given: argparse.Namespace) -> Iterator[list[Run]]:
     warming = (
         read(given.questions, given.skip, given.warm_up, given.subtasks) if given.warm_up else []
     )
-    model, peer = open_model(), open_model().module
+    model, peer = open_model(device=given.device), open_model(device=given.device).module
     found: dict[tuple[str, int], list[Run]] = defaultdict(list)
     for _ in range(given.repeats):
         own = ours(model, given)
@@ -175,7 +183,7 @@ def theirs(
     encode, clock = make_engine(model, "plain").encode, CLOCKS[given.clock]
 
     def answer(text: str, n_new: int, **options: Any) -> Run:
-        prompt = encode(text, chat=True)
+        prompt = encode(text, chat=True).to(peer.device)
         started = clock()
         with torch.no_grad():
             out = peer.generate(prompt[None], max_new_tokens=n_new, do_sample=False, **options)
@@ -187,10 +195,18 @@ def theirs(
         "model.generate": answer,
         "generate, prompt lookup": partial(answer, prompt_lookup_num_tokens=10),
     }
+    if given.compiled:
+        found["generate, compiled"] = partial(answer, cache_implementation="static")
     if given.assistant:
-        student = open_student(model, STUDENT).model.module
+        student = open_student(model, given.student).model.module
         found["generate, assistant"] = partial(answer, assistant_model=student)
     return found
+
+
+def device_name(device: str | None) -> str:
+    """The graphics card that is used, or that there is none."""
+    on_gpu = torch.cuda.is_available() and device != "cpu"
+    return torch.cuda.get_device_name() if on_gpu else "CPU"
 
 
 def read(path: Path, skip: int, per_subtask: int, subtasks: str) -> list[Run]:

@@ -242,7 +242,8 @@ def _filled(rows: Tensor, n_rows: int) -> Tensor:
     """A tensor of its own for `n_rows` rows."""
     shape = list(rows.shape)
     shape[_axis(rows)] = n_rows
-    held = torch.empty(shape, dtype=rows.dtype, device=rows.device)
+    with torch.inference_mode(mode=False):  # so that passes inside and outside of it may write
+        held = torch.empty(shape, dtype=rows.dtype, device=rows.device)
     _put(held, rows)
     return held
 

@@ -68,7 +68,8 @@ class FixedCache(Cache):
 
     def __init__(self, n_layers: int, device: torch.device) -> None:
         self.size, self._held = ROOM, 0
-        self._place = torch.zeros(1, dtype=torch.int64, device=device)
+        with torch.inference_mode(mode=False):  # so that passes inside and outside of it may write
+            self._place = torch.zeros(1, dtype=torch.int64, device=device)
         self._n_buffers = 2 * n_layers
         self._slabs: dict[tuple[object, ...], Slab] = {}
         self._fixed = [FixedLayer(self) for _ in range(n_layers)]
@@ -124,7 +125,8 @@ class FixedCache(Cache):
         kind = (batch, heads, width, like.dtype, like.device)
         if kind not in self._slabs:
             shape = (self._n_buffers, batch, heads, self.size, width)
-            self._slabs[kind] = Slab(torch.zeros(shape, dtype=like.dtype, device=like.device))
+            with torch.inference_mode(mode=False):
+                self._slabs[kind] = Slab(torch.zeros(shape, dtype=like.dtype, device=like.device))
         return self._slabs[kind].take()
 
 

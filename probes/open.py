@@ -74,7 +74,7 @@ def open_model(
         UnsupportedArchitectureError: No site mapping passes the self-check.
         SiteCheckError: A listed architecture fails it.
     """
-    chosen = _device(device)
+    chosen = choose_device(device)
     kind = _dtype(dtype)
     folder, title, digest, licence = _locate(
         name, cache_dir, revision, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
@@ -264,7 +264,12 @@ def _require_memory(
     require_bytes(int(stored * growth), device, title)
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for; if none was, a GPU if there is one.
+
+    Raises:
+        OptionError: There is no such device.
+    """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

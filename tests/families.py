@@ -1,5 +1,6 @@
 """Tiny random models of every listed family, built from configurations."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,8 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from fluoroscope.moe.moex.network import MoexConfig
 
+DEVICE = os.environ.get("FLUOROSCOPE_TEST_DEVICE", "cpu")
+"""Where tiny models lie: `cuda` runs the suite's library code on a GPU (see CONTRIBUTING)."""
 COMMON: dict[str, Any] = {
     "vocab_size": 260,
     "hidden_size": 32,
@@ -122,4 +125,4 @@ def tiny_module(family: str, *, seed: int = 0, **overrides: object) -> PreTraine
         for parameter in module.parameters():
             if parameter.ndim > 1 or not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.08)
-    return module.eval()
+    return module.eval().to(DEVICE)

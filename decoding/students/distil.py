@@ -27,6 +27,9 @@ from .student import CutUnembedding, Student, new_student
 
 Progress = Callable[[int, int, str], None]
 
+READ_AT_ONCE = 16
+"""Texts that the target reads in one pass."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistilOptions:
@@ -108,8 +111,8 @@ def distil(
     kept = [token for token, _ in counts.most_common(chosen.n_kept)]
     student = new_student(target, layers=chosen.layers, n_shared=chosen.n_shared, kept_ids=kept)
     states: list[_States] = []
-    for text in cut:
-        states.append(_states(target, text, chosen))
+    for first in range(0, len(cut), READ_AT_ONCE):
+        states += _states(target, cut[first : first + READ_AT_ONCE], chosen)
         progress(0, chosen.steps, f"the target has read {len(states)} of {len(cut)} texts")
     order = torch.Generator().manual_seed(chosen.seed)
     shuffled = torch.randperm(len(cut), generator=order).tolist()
@@ -188,12 +191,19 @@ class _States(NamedTuple):
 
 
 @torch.no_grad()
-def _states(target: Model, text: Sequence[int], options: DistilOptions) -> _States:
-    ids = torch.tensor([list(text)], device=target.device)
+def _states(target: Model, texts: Sequence[Sequence[int]], options: DistilOptions) -> list[_States]:
+    # Padding stands behind the text, where causal attention lets nobody see it.
+    ids = pad_sequence([torch.tensor(list(text)) for text in texts], batch_first=True)
     with torch.autocast(target.device.type, torch.bfloat16, enabled=options.bfloat16):
-        made = target.module.model(ids, use_cache=False, output_hidden_states=True)
-    given, final = made.hidden_states[options.n_shared][0], made.last_hidden_state[0]
-    return _States(given.to(torch.bfloat16), final.to(torch.bfloat16))
+        made = target.module.model(
+            ids.to(target.device), use_cache=False, output_hidden_states=True
+        )
+    given = made.hidden_states[options.n_shared].to(torch.bfloat16)
+    final = made.last_hidden_state.to(torch.bfloat16)
+    return [
+        _States(given[row, : len(text)].clone(), final[row, : len(text)].clone())
+        for row, text in enumerate(texts)
+    ]
 
 
 def _loss(student: Student, states: list[_States], *, bfloat16: bool) -> Float[Tensor, ""]:

@@ -23,6 +23,8 @@ Work = Annotated[
 Prompts = Annotated[int, typer.Option(min=32, help="Prompts that the target answers first.")]
 Passages = Annotated[int, typer.Option(min=0, help="Passages read besides; they cost no writing.")]
 New = Annotated[int, typer.Option("--max-new-tokens", min=8, help="Longest answer, tokens.")]
+AtOnce = Annotated[int, typer.Option(min=1, help="Prompts answered at a time; more on a GPU.")]
+Batch = Annotated[int, typer.Option(min=1, help="Texts per training step.")]
 Steps = Annotated[int, typer.Option(min=1, help="Training steps.")]
 Kept = Annotated[int, typer.Option(min=64, help="Tokens that the student can draft.")]
 Shared = Annotated[
@@ -42,7 +44,9 @@ def distil(
     prompts: Prompts = 160,
     passages: Passages = 234,
     max_new_tokens: New = 112,
+    at_once: AtOnce = 32,
     steps: Steps = 300,
+    batch: Batch = 12,
     kept: Kept = 8192,
     shared: Shared = 0,
     bfloat16: Bfloat16 = False,
@@ -80,13 +84,15 @@ def distil(
             training_prompts(prompts, seed=seed),
             folder / "texts",
             n_new=max_new_tokens,
+            batch=at_once,
             seed=seed,
             progress=progress,
         )
     texts += [target.encode(text, bos=False).tolist() for text in training_passages(passages)]
     rules = DistilOptions(
-        steps=steps, n_kept=kept, n_shared=shared, length=256, seed=seed, bfloat16=bfloat16
-    )
+        steps=steps, batch=batch, n_kept=kept, n_shared=shared, length=256, seed=seed,
+        bfloat16=bfloat16,
+    )  # fmt: skip
     with terminal.track("Teaching", "steps") as progress:
         student, found = distil(
             target, texts, options=rules, checkpoint=folder / "checkpoint.pt", progress=progress

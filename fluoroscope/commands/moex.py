@@ -70,6 +70,7 @@ def train(
     heads: Heads = 4,
     context: Context = 160,
     work: Work = None,
+    device: options.Device = None,
 ) -> dict[str, Any]:
     """Train MoE-X and models of as many active parameters, and compare what their features mean.
 
@@ -102,7 +103,7 @@ def train(
         learned = text_task(open_corpus(text) if text else None, context=context)
     folder = work or output.with_suffix(".work")
     with terminal.track("Training", "steps") as progress:
-        found = compare(learned, rules, work=folder, progress=progress)
+        found = compare(learned, rules, work=folder, device=device, progress=progress)
     shown = open_model(
         next(
             place

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from scipy import stats
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -22,7 +23,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from ...probes.errors import OptionError, RunMismatchError
 from ...probes.gguf import without_progress_bars
 from ...probes.model import Model
-from ...probes.open import wrap_model
+from ...probes.open import choose_device, wrap_model
 from ...probes.results import Result, described
 from .contestants import MAIN, Contestant, Sizes, build, contestant, mixture_config
 from .measuring import METRICS, measure
@@ -118,6 +119,7 @@ def compare(
     options: ComparisonOptions | None = None,
     *,
     work: str | Path,
+    device: str | torch.device | None = None,
     progress: Progress | None = None,
 ) -> MoexComparison:
     """Train and measure every contestant for every seed.
@@ -127,6 +129,7 @@ def compare(
         options: What, how large, how long.
         work: Folder for models, checkpoints and measurements; with the same options the comparison
             goes on from it. `work/SLUG-SEED/model` loads with from_pretrained.
+        device: Where models are trained; None for a GPU if there is one. They are measured on the CPU.
         progress: Called while models train, with optimiser steps done and planned.
 
     Raises:
@@ -135,7 +138,7 @@ def compare(
     options = options or ComparisonOptions()
     work = Path(work)
     _bind(work, task, options)
-    bench = _Bench(task, options, work, progress)
+    bench = _Bench(task, options, work, choose_device(device), progress)
     measured = [
         [bench.measured(contestant(slug), seed) for seed in options.seeds]
         for slug in options.contestants
@@ -147,9 +150,15 @@ class _Bench:
     """Trains what is asked for, once, and keeps it in the working folder."""
 
     def __init__(
-        self, task: Task, options: ComparisonOptions, work: Path, progress: Progress | None
+        self,
+        task: Task,
+        options: ComparisonOptions,
+        work: Path,
+        device: torch.device,
+        progress: Progress | None,
     ) -> None:
-        self.task, self.options, self.work, self._progress = task, options, work, progress
+        self.task, self.options, self.work = task, options, work
+        self._device, self._progress = device, progress
         self.half = options.training.steps // 2
         self._done = 0
         self._planned = self._steps() * len(options.seeds)
@@ -227,9 +236,11 @@ class _Bench:
                 self._progress(self._done, max(self._planned, self._done), name)
 
         train(
-            module, self.task.train_rows, replace(self.options.training, seed=seed),
+            module.to(self._device), self.task.train_rows,
+            replace(self.options.training, seed=seed),
             first=first, last=last, checkpoint=checkpoint, progress=told,
         )  # fmt: skip
+        module.to("cpu")
 
     def _keep(self, module: PreTrainedModel, folder: Path) -> None:
         part = folder.with_name(folder.name + ".part")
