@@ -16,10 +16,10 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int64
@@ -68,6 +68,7 @@ class RecordedPasses:
     def __init__(self, model: Model, n_layers: int) -> None:
         self.cache = FixedCache(n_layers, model.device)
         self._made_for = _whereabouts(model.module)
+        self._parts = [weakref.ref(part) for part in model.module.modules()]
         self._recorded: dict[int, Recording] = {}
         self._size = self.cache.size
 
@@ -91,7 +92,7 @@ class RecordedPasses:
         """
         n_rows = ids.shape[1]
         n_recorded = next((size for size in SIZES if size >= n_rows), None)
-        if n_recorded is None or _is_watched(model.module):
+        if n_recorded is None or any(map(_is_watched, self._parts)) or _attention_is_watched():
             return None
         if self._size != self.cache.size:
             self._recorded.clear()
@@ -130,7 +131,7 @@ def _recording(model: Model, reads: dict[str, Tensor], arguments: dict[str, Any]
     return Recording(reads, logits, replay)
 
 
-_shelf: WeakKeyDictionary[nn.Module, list[RecordedPasses]] = WeakKeyDictionary()
+_shelf: weakref.WeakKeyDictionary[nn.Module, list[RecordedPasses]] = weakref.WeakKeyDictionary()
 _shelf_lock = threading.Lock()
 
 
@@ -214,21 +215,21 @@ def _whereabouts(module: nn.Module) -> tuple[int, ...]:
     return tuple(x.data_ptr() for x in (*module.parameters(), *module.buffers()))
 
 
-def _is_watched(module: nn.Module) -> bool:
-    """Whether a pass does more, or something else, than the model's own code."""
-    if "get_interface" in vars(ALL_ATTENTION_FUNCTIONS):
+def _is_watched(part: weakref.ref[nn.Module]) -> bool:
+    """Whether a part of a model does more, or something else, than its own code.
+
+    transformers' own hooks stay once hidden states were asked for, and rest.
+    """
+    module = part()
+    if module is None or module._forward_pre_hooks or "forward" in module.__dict__:
         return True
-    for part in module.modules():
-        if part._forward_pre_hooks or "forward" in part.__dict__:
-            return True
-        if any(not _is_own(hook) for hook in part._forward_hooks.values()):
-            return True
-    return False
+    hooks = module._forward_hooks
+    return bool(hooks) and any(hook.__module__ != OWN_HOOKS for hook in hooks.values())
 
 
-def _is_own(hook: Callable[..., Any]) -> bool:
-    """Whether a hook is transformers' own, which stays once hidden states were asked for, and rests."""
-    return hook.__module__ == OWN_HOOKS
+def _attention_is_watched() -> bool:
+    """Whether somebody looks at attention patterns: transformers' dispatcher is exchanged then."""
+    return "get_interface" in vars(ALL_ATTENTION_FUNCTIONS)
 
 
 def _inputs(ids: Tensor, arguments: dict[str, Any]) -> dict[str, Tensor]:

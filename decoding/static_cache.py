@@ -47,7 +47,7 @@ class FixedLayer(StaticLayer):
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None
         assert self.values is not None
-        places = self._home.places(key_states)
+        places = self._home.places(self, key_states)
         self.keys.index_copy_(2, places, key_states)
         self.values.index_copy_(2, places, value_states)
         return self.keys, self.values
@@ -70,6 +70,7 @@ class FixedCache(Cache):
         self.size, self._held = ROOM, 0
         with torch.inference_mode(mode=False):  # so that passes inside and outside of it may write
             self._place = torch.zeros(1, dtype=torch.int64, device=device)
+        self._places = self._place
         self._n_buffers = 2 * n_layers
         self._slabs: dict[tuple[object, ...], Slab] = {}
         self._fixed = [FixedLayer(self) for _ in range(n_layers)]
@@ -80,10 +81,12 @@ class FixedCache(Cache):
         self._held = place
         self._place.fill_(place)
 
-    def places(self, states: Tensor) -> Int64[Tensor, " tokens"]:
-        """Where keys or values of the pass under way are written."""
-        n_tokens, device = states.shape[-2], states.device
-        return torch.arange(n_tokens, device=device) + self._place.to(device)
+    def places(self, layer: FixedLayer, states: Tensor) -> Int64[Tensor, " tokens"]:
+        """Where keys or values of the pass under way are written; the first layer finds out."""
+        if layer is self._fixed[0]:
+            n_tokens, device = states.shape[-2], states.device
+            self._places = torch.arange(n_tokens, device=device) + self._place.to(device)
+        return self._places.to(states.device)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens before those of the next pass."""

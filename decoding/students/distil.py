@@ -91,7 +91,7 @@ def distil(
 
     Args:
         target: The model to draft for.
-        texts: Its own texts, token ids; see `write_texts`.
+        texts: Its own texts, token ids; see `write_texts`. Those that begin alike count once.
         options: How.
         checkpoint: File that takes the state of training every so many steps and from which an
             interrupted call goes on, to the same result.
@@ -104,9 +104,10 @@ def distil(
         OptionError: There are not enough texts.
     """
     chosen = options or DistilOptions()
-    if len(texts) <= chosen.held_out:
-        raise OptionError(f"{len(texts)} texts are too few to hold {chosen.held_out} out.")
-    cut = [list(text[: chosen.length]) for text in texts]
+    # A text held out must not be taught under another number.
+    cut = [list(text) for text in dict.fromkeys(tuple(text[: chosen.length]) for text in texts)]
+    if len(cut) <= chosen.held_out:
+        raise OptionError(f"{len(cut)} texts are too few to hold {chosen.held_out} out.")
     counts = Counter(token for text in cut for token in text)
     kept = [token for token, _ in counts.most_common(chosen.n_kept)]
     student = new_student(target, layers=chosen.layers, n_shared=chosen.n_shared, kept_ids=kept)

@@ -64,7 +64,7 @@ SHORTEST_PASSAGE, LONGEST_PASSAGE = 300, 1500
 
 
 def training_prompts(n: int, *, seed: int = 0) -> list[str]:
-    """User messages for the target to answer, the same ones for the same seed.
+    """User messages for the target to answer, no two alike, the same ones for the same seed.
 
     Args:
         n: How many.
@@ -73,7 +73,10 @@ def training_prompts(n: int, *, seed: int = 0) -> list[str]:
     draw = random.Random(seed)
     passages = _passages()
     makers = (_request, _request, _sum, _translation, lambda d: _about_passage(d, passages))
-    return [draw.choice(makers)(draw) for _ in range(n)]
+    found: dict[str, None] = {}
+    while len(found) < n:
+        found[draw.choice(makers)(draw)] = None
+    return list(found)
 
 
 def training_passages(n: int) -> list[str]:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...probes.errors import OptionError
-from ..base import row_moments
+from ..base import SparseAutoencoder, row_moments
 from ..codes import SparseCodes, as_sparse
 
 
@@ -31,6 +31,10 @@ class Dictionary(Protocol):
     def decode(self, codes: Any) -> Any:
         """Rows from codes, (rows, d_model)."""
         ...
+
+
+Dictionary.register(SparseAutoencoder)
+"""Asked at run time, Python 3.12 does not find `W_dec` where a module keeps its parameters."""
 
 
 def device_of(dictionary: Dictionary) -> torch.device:

@@ -175,15 +175,15 @@ def test_replayed_texts_on_a_gpu_are_those_of_passes(engine: str) -> None:
 def test_a_pass_that_waits_for_the_gpu_cannot_be_recorded() -> None:
     """The refusal says so, and the GPU goes on working."""
     model = wrap_model(tiny_module("llama").cuda(), name="asks")
-    forward = type(model.module).forward
+    own = type(model.module).forward
 
     class Asking(type(model.module)):
         def forward(self, input_ids=None, **rest):
             if int(input_ids.sum()) < 0:
                 raise ValueError
-            return forward(self, input_ids, **rest)
+            return own(self, input_ids, **rest)
 
-        forward.__signature__ = inspect.signature(forward)
+        forward.__signature__ = inspect.signature(own)
 
     model.module.__class__ = Asking
     rules = Stopping(max_new_tokens=8, ignore_eos=True)

@@ -251,9 +251,10 @@ LONG = ("xray", "capture", "lens")
 @pytest.mark.embedded
 @pytest.mark.timeout(1200)
 def test_the_examples_run_as_typed_after_the_demo(embedded, tmp_path: Path, monkeypatch) -> None:
-    """`make demo` leaves out/run.h5; a small one stands in for it. Examples run in order, in a row."""
+    """`make demo` leaves out/run.h5; a small one of several documents stands in for it. Examples run in
+    order, in a row."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "README.md").write_text("Hidden states are vectors. " * 400)
+    (tmp_path / "README.md").write_text("Hidden states are vectors. " * 40)
     for number in range(12):
         code = f"def f{number}(x):\n    return x + {number}  # add a number\n\n" * 8
         (tmp_path / f"{number}.py").write_text(code)
@@ -263,7 +264,7 @@ def test_the_examples_run_as_typed_after_the_demo(embedded, tmp_path: Path, monk
         "-t",
         ".",
         "-n",
-        "1024",
+        "2048",
         "-o",
         "out/run.h5",
         "--report",
