@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 SIZES = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 """Rows of the passes that are recorded; passes over more are run."""
+FIRST_SIZE = 1024
+"""Tokens that buffers hold at first; in longer ones everything is recorded anew."""
 N_TRIED = 2
 """Passes run before one is recorded: kernels are chosen and libraries opened in the first."""
 
@@ -63,10 +65,12 @@ class RecordedPasses:
 
     Attributes:
         cache: The buffers.
+        n_recordings: Passes recorded so far; one that is takes many times as long as its replays.
     """
 
     def __init__(self, model: Model, n_layers: int) -> None:
-        self.cache = FixedCache(n_layers, model.device)
+        self.cache = FixedCache(n_layers, model.device, FIRST_SIZE)
+        self.n_recordings = 0
         self._made_for = _whereabouts(model.module)
         self._parts = [weakref.ref(part) for part in model.module.modules()]
         self._recorded: dict[int, Recording] = {}
@@ -101,6 +105,7 @@ class RecordedPasses:
         if n_recorded not in self._recorded:
             reads = {name: _filled(rows, n_recorded) for name, rows in given.items()}
             self._recorded[n_recorded] = _recording(model, reads, arguments)
+            self.n_recordings += 1
         recording = self._recorded[n_recorded]
         for name, rows in given.items():
             _put(recording.reads[name], rows)

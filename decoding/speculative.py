@@ -106,6 +106,7 @@ class SpeculativeState(State):
         whole = DraftTree() if rests else self._propose(budget)
         tree = whole if self._thrift is None else self._thrift.trim(whole)
         drafted = time.perf_counter()
+        n_recordings = self.target.n_recordings
         logits = self.target.feed(
             [self._text[-1], *tree.tokens], [-1, *(parent + 1 for parent in tree.parents)]
         )
@@ -118,7 +119,8 @@ class SpeculativeState(State):
         self._learn(Observation(self._text, tree, path, emitted, beliefs), whole)
         self._text.extend(emitted)
         step = _record(beliefs, path, token, (started, drafted, verified))
-        if self._thrift is not None and not rests:
+        recorded = self.target.n_recordings > n_recordings  # once, and no measure of what follows
+        if self._thrift is not None and not rests and not recorded:
             self._thrift.settle(len(tree), len(emitted), step.seconds_draft, step.seconds_verify)
         return step
 

@@ -61,13 +61,14 @@ class FixedCache(Cache):
     Args:
         n_layers: Layers that keep keys and values.
         device: Where the model begins.
+        size: Tokens that the buffers hold at first; None for `ROOM`.
 
     Attributes:
         size: Tokens that the buffers hold.
     """
 
-    def __init__(self, n_layers: int, device: torch.device) -> None:
-        self.size, self._held = ROOM, 0
+    def __init__(self, n_layers: int, device: torch.device, size: int | None = None) -> None:
+        self.size, self._held = size or ROOM, 0
         with torch.inference_mode(mode=False):  # so that passes inside and outside of it may write
             self._place = torch.zeros(1, dtype=torch.int64, device=device)
         self._places = self._place

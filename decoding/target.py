@@ -96,6 +96,11 @@ class Target:
         return len(self._pending)
 
     @property
+    def n_recordings(self) -> int:
+        """Passes recorded over the target's buffers so far; 0 where none are."""
+        return 0 if self._passes is None else self._passes.n_recordings
+
+    @property
     def max_length(self) -> int | None:
         """Longest text the model's positions allow, if they set a limit."""
         return self.model.max_positions

@@ -2,12 +2,14 @@
 
 import gc
 import inspect
+import time
 
 import pytest
 import torch
 
 from fluoroscope.decoding import Stopping, Target, generate, graphs, make_engine, static_cache
 from fluoroscope.decoding.registry import engines
+from fluoroscope.decoding.thrift import Thrift
 from fluoroscope.probes import capture, wrap_model
 from fluoroscope.probes.errors import OptionError
 from tests.conftest import ids
@@ -109,6 +111,7 @@ def test_recordings_are_made_anew_where_weights_have_moved(monkeypatch) -> None:
 
 def test_recordings_are_made_anew_in_longer_buffers(monkeypatch) -> None:
     monkeypatch.setattr(static_cache, "ROOM", 16)
+    monkeypatch.setattr(graphs, "FIRST_SIZE", 16)
     monkeypatch.setattr(graphs, "SIZES", (1, 2))
     sizes = []
     stand_in(monkeypatch)
@@ -125,6 +128,28 @@ def test_recordings_are_made_anew_in_longer_buffers(monkeypatch) -> None:
         for token in range(24):
             target.extend([token])
     assert sizes == [target._cache.size // 2, target._cache.size]
+
+
+def test_the_cost_of_recording_is_no_cost_of_drafting(monkeypatch) -> None:
+    """A recording takes a second here; thrift would never draft again if it were a pass's cost."""
+    stand_in(monkeypatch)
+    record, settled = graphs.record, []
+
+    def slowly(call, device):
+        time.sleep(1)
+        return record(call, device)
+
+    def settle(self, n_drafted, n_emitted, draft_s, verify_s) -> None:
+        settled.append(verify_s)
+
+    monkeypatch.setattr(Thrift, "settle", settle)
+    engine = make_engine(double_llama(), "suffix", cache="graph")
+    engine.prepare()
+    monkeypatch.setattr(graphs, "record", slowly)
+    graphs._shelf.clear()
+    engine.generate(ids(1, 9)[0].repeat(3), stopping=free(6))
+    assert settled
+    assert max(settled) < 1
 
 
 def test_watched_passes_are_run(monkeypatch) -> None:
