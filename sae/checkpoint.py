@@ -42,7 +42,7 @@ def read_checkpoint(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | 
     if not path.is_file():
         return None
     try:
-        held = torch.load(path, weights_only=True)
+        held = torch.load(path, map_location="cpu", weights_only=True)
         stored, state = held["settings"], held["state"]
     except (RuntimeError, OSError, KeyError, EOFError, TypeError, pickle.UnpicklingError) as error:
         raise CheckpointError(

@@ -250,7 +250,7 @@ def _resume(file: Path | None, made_for: dict[str, Any], student: Student, *part
     if file is None or not file.exists():
         return 0
     optimizer, schedule, order = parts
-    state = torch.load(file, weights_only=True)
+    state = torch.load(file, map_location="cpu", weights_only=True)
     if any(state.get(name) != wanted for name, wanted in made_for.items()):
         return 0
     student.model.module.model.layers.load_state_dict(state["student"])

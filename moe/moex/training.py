@@ -92,7 +92,7 @@ def train(
     losses: list[float] = []
     plan = {**asdict(options), "first": first, "n_rows_of_data": len(rows)}
     if checkpoint is not None and checkpoint.exists():
-        held = torch.load(checkpoint, weights_only=True)
+        held = torch.load(checkpoint, map_location="cpu", weights_only=True)
         if held["plan"] != plan:
             raise RunMismatchError(
                 f"{checkpoint.name} was made with other options or data; delete it or give the same."
