@@ -12,7 +12,7 @@ linear in a mean m over the whole batch (JumpReLU's distance from a wanted L0) i
 f'(m) times that of m. The gradient of m is summed beside the others and multiplied once m is known, so
 that no stretch is computed twice. JumpReLU's m reaches thresholds alone, which makes that one vector.
 
-Sparse codes, whose encoders are bounded already and may choose over the whole batch, pass as one stretch.
+Sparse codes, whose encoders are bounded already and may choose over the whole batch, pass at once.
 """
 
 from __future__ import annotations

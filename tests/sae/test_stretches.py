@@ -156,10 +156,7 @@ def test_no_step_holds_a_matrix_of_rows_and_latents(name: str) -> None:
     with Largest() as largest:
         learner.step(x)
         learner.step(x)
-    if name == "omp":  # a reference, which says that it correlates everything at once
-        assert largest.n_floats == 1024 * latents
-    else:
-        assert 128 * latents <= largest.n_floats < 512 * latents
+    assert largest.n_floats < 512 * latents
 
 
 @pytest.mark.usefixtures("short")
