@@ -198,7 +198,7 @@ def main() -> None:
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     d, p, k = args.d, args.latents, args.k
-    header("sae_training", width=d, latents=p, k=k, dtype="float32")
+    header("sae_training", width=d, latents=args.memory or p, k=k, dtype="float32")
     clock = time.perf_counter
     if args.cpu_time:
         torch.set_num_threads(1)
