@@ -29,9 +29,9 @@ from .codes import SparseCodes
 from .encoding import rows_within
 from .output import SaeOutput, TrainingState, total
 
-CPU_FLOATS, GPU_FLOATS = 2**24, 2**28
-"""Activations in a stretch's matrix (64 MiB and 1 GiB), unless 128 rows have more. Some eight such
-matrices are held at a time; smaller ones would pass over the weights' gradients more often."""
+CPU_FLOATS, GPU_FLOATS = 2**25, 2**28
+"""Activations in a stretch's matrix (128 MiB and 1 GiB), unless 128 rows have more. A few such matrices
+are held at a time; smaller ones would pass over the weights' gradients more often."""
 
 
 class BatchOutput(NamedTuple):
