@@ -7,19 +7,22 @@ pursuit SAELens and overcomplete. Those that are not installed are left out and 
 
     python benchmarks/sae_training.py                     TopK family, then matching pursuit
     python benchmarks/sae_training.py --cpu-time          CPU time of one thread, for a busy machine
-    python benchmarks/sae_training.py --memory 100000     peak memory of a step at so many latents
+    python benchmarks/sae_training.py --memory 100000     peak memory of a step at so many latents,
+                                                          each architecture in a process of its own
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import multiprocessing
 import resource
 import sys
 import time
 import types
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
 from common import console, header, interleaved, show
@@ -27,11 +30,15 @@ from common import console, header, interleaved, show
 from fluoroscope.sae import Learner, LearnOptions, ScheduleOptions, make_sae
 
 Step = Callable[[], object]
+DENSE_AND_SPARSE = ["relu", "gated", "jumprelu", "topk", "batchtopk", "matryoshka"]
+"""Whose memory is measured unless others are named; mp takes minutes for each step of 4,096 rows."""
 
 
 def ours(architecture: str, rows: torch.Tensor, d_sae: int, k: int) -> Step:
     """A step as `Learner` takes it: clipping and unit atoms included."""
-    sae = make_sae(architecture, d_in=rows.shape[1], d_sae=d_sae, k=k)
+    options = {"d_in": rows.shape[1], "d_sae": d_sae}
+    options |= {} if architecture in {"relu", "gated"} else {"k": k}
+    sae = make_sae(architecture, **options)
     learner = Learner(sae, LearnOptions(schedule=ScheduleOptions(n_steps=1_000_000)))
     return lambda: learner.step(rows)
 
@@ -146,18 +153,33 @@ def timed(
     show(found, work=n_rows, unit="rows", against=against if against in made else next(iter(made)))
 
 
-def memory(n_latents: int, d: int, k: int, n_rows: int) -> None:
+def memory(names: list[str], n_latents: int, d: int, k: int, n_rows: int) -> None:
     """Peak memory of two steps, beside what weights, gradients and Adam's moments take."""
     needed = 4 * 4 * 2 * n_latents * d
-    step = ours("topk", torch.randn(n_rows, d), n_latents, k)
-    step()
-    step()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     console.print(
-        f"{n_latents:,} latents, {n_rows:,} rows: peak {peak / 2**30:.2f} GiB; weights, gradients and "
-        f"moments {needed / 2**30:.2f} GiB; one dense [rows, latents] matrix would be "
+        f"{n_latents:,} latents, {n_rows:,} rows: weights, gradients and moments "
+        f"{needed / 2**30:.2f} GiB; one dense matrix of rows and latents would be "
         f"{4 * n_rows * n_latents / 2**30:.2f} GiB"
     )
+    apart = ProcessPoolExecutor(
+        1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
+    )
+    with apart:
+        for name in names:
+            peak, seconds = apart.submit(two_steps, name, n_latents, d, k, n_rows).result()
+            console.print(f"{name}: peak {peak / 2**30:.2f} GiB, {seconds:.1f} s of CPU a step")
+
+
+def two_steps(architecture: str, n_latents: int, d: int, k: int, n_rows: int) -> tuple[int, float]:
+    """Peak memory of this process in bytes, and CPU time of the second step."""
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    step = ours(architecture, torch.randn(n_rows, d, generator=generator), n_latents, k)
+    step()
+    started = time.process_time()
+    step()
+    seconds = time.process_time() - started
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, seconds
 
 
 def main() -> None:
@@ -171,17 +193,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=["topk", "pursuit"])
     parser.add_argument("--memory", type=int)
+    parser.add_argument("--architectures", nargs="+", default=DENSE_AND_SPARSE)
     parser.add_argument("--cpu-time", action="store_true")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     d, p, k = args.d, args.latents, args.k
-    header("sae_training", width=d, latents=p, k=k, dtype="float32")
+    header("sae_training", width=d, latents=args.memory or p, k=k, dtype="float32")
     clock = time.perf_counter
     if args.cpu_time:
         torch.set_num_threads(1)
         clock = time.process_time
     if args.memory:
-        memory(args.memory, d, k, args.rows)
+        memory(args.architectures, args.memory, d, k, args.rows)
         return
     generator = torch.Generator().manual_seed(0)
     if args.only != "pursuit":

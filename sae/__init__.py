@@ -30,6 +30,7 @@ from .schedule import ScheduleOptions
 from .session import SaeSpec, Trained, train_saes
 from .sources import RowSource, RunRows, TensorRows
 from .storage import load_sae, save_sae
+from .stretches import BatchOutput
 from .topk import TopKOptions, TopKSae
 from .train import Member, Trainer
 from .xray import dictionary_readings
@@ -37,6 +38,7 @@ from .xray import dictionary_readings
 __all__ = [
     "ARCHITECTURES",
     "ActivationsError",
+    "BatchOutput",
     "BatchTopKOptions",
     "BatchTopKSae",
     "CardOptions",

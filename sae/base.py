@@ -12,6 +12,7 @@ a row is an atom. `W_enc` lies in memory latent by latent, so that a sparse grad
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,6 +41,9 @@ class SparseAutoencoder(nn.Module, ABC):
     """Class of its options."""
     reads_with_atoms: ClassVar[bool] = False
     """Whether the dictionary is its own encoder (pursuits)."""
+    dense_codes: ClassVar[bool] = False
+    """Whether codes are full matrices and each row's are its own, so that a batch can be learned from
+    in stretches of rows (see `stretches`)."""
 
     def __init__(self, options: SaeOptions, *, seed: int = 0) -> None:
         super().__init__()
@@ -167,7 +171,9 @@ class SparseAutoencoder(nn.Module, ABC):
         reconstruction = self.decode(codes)
         losses = {"reconstruction": squared_error(reconstruction, target)}
         losses |= self._other_losses(rows, target, reconstruction, codes, extra, state)
-        return SaeOutput(reconstruction, codes, total(losses), losses)
+        means = self._means(extra)
+        losses |= self.losses_of_means(means, state)
+        return SaeOutput(reconstruction, codes, total(losses), losses, means)
 
     def _codes_of(self, rows: Tensor) -> Codes:
         flat = flat_rows(rows, self.d_in, "Rows")
@@ -199,7 +205,22 @@ class SparseAutoencoder(nn.Module, ABC):
         extra: Any,
         state: TrainingState,
     ) -> dict[str, Tensor]:
-        """Terms of the loss besides the reconstruction."""
+        """Terms of the loss besides the reconstruction and those that are made of means."""
+        return {}
+
+    def _means(self, extra: Any) -> dict[str, Tensor]:
+        """Means over rows in which the loss is not linear, by the terms they become."""
+        return {}
+
+    def losses_of_means(
+        self, means: Mapping[str, Float[Tensor, ""]], state: TrainingState
+    ) -> dict[str, Tensor]:
+        """Terms of the loss that are not linear in a mean over the rows of the whole batch.
+
+        Args:
+            means: As `SaeOutput.means`.
+            state: Warm-up.
+        """
         return {}
 
     def centred(self, rows: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows d_in"]:

@@ -129,6 +129,11 @@ def as_dense(codes: Codes) -> Tensor:
     return codes.dense() if isinstance(codes, SparseCodes) else codes
 
 
+def at_least_float32(values: Tensor) -> Tensor:
+    """Values that a product under autocast may have left in a shorter type, in float32."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def flat_rows(rows: Tensor, width: int, what: str) -> Tensor:
     """Rows with all leading axes flattened into one.
 

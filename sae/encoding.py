@@ -37,7 +37,12 @@ def encode_top_k(
 
 def stretch_rows(n_latents: int, *, on_cpu: bool) -> int:
     """Rows whose pre-activations are held at a time."""
-    return max(STRETCH_FLOATS * (1 if on_cpu else 64) // n_latents, 128)
+    return rows_within(STRETCH_FLOATS * (1 if on_cpu else 64), n_latents)
+
+
+def rows_within(n_floats: int, n_latents: int) -> int:
+    """Rows whose activations are at most so many, but 128 in any case: products want some width."""
+    return max(n_floats // n_latents, 128)
 
 
 def pre_activations(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..probes.errors import OptionError
 from .base import SparseAutoencoder
-from .codes import Codes
+from .codes import Codes, at_least_float32
 from .options import SaeOptions
 from .output import TrainingState, squared_error
 
@@ -42,6 +42,7 @@ class GatedSae(SparseAutoencoder):
     architecture: ClassVar[str] = "gated"
     Options: ClassVar[type[SaeOptions]] = GatedOptions
     options: GatedOptions
+    dense_codes: ClassVar[bool] = True
 
     def _make_encoder(self, atoms: Tensor, generator: torch.Generator) -> None:
         super()._make_encoder(atoms, generator)
@@ -57,7 +58,7 @@ class GatedSae(SparseAutoencoder):
         return self._gated(rows)
 
     def _gated(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        shared = (self.centred(rows) @ self.W_enc).float()
+        shared = at_least_float32(self.centred(rows) @ self.W_enc)
         gate = shared + self.b_gate
         magnitude = torch.relu(torch.exp(self.r_mag) * shared + self.b_mag)
         return torch.where(gate > 0, magnitude, 0.0), gate

@@ -14,6 +14,7 @@ way, whose rates and widths for rows of mean square norm 1 are the defaults), an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from ..probes.errors import OptionError
 from .base import SparseAutoencoder
-from .codes import Codes
+from .codes import Codes, at_least_float32
 from .options import SaeOptions
 from .output import TrainingState
 
@@ -63,6 +64,7 @@ class JumpReluSae(SparseAutoencoder):
     architecture: ClassVar[str] = "jumprelu"
     Options: ClassVar[type[SaeOptions]] = JumpReluOptions
     options: JumpReluOptions
+    dense_codes: ClassVar[bool] = True
 
     def _make_encoder(self, atoms: Tensor, generator: torch.Generator) -> None:
         super()._make_encoder(atoms, generator)
@@ -75,7 +77,7 @@ class JumpReluSae(SparseAutoencoder):
         self.threshold.clamp_(min=0.0)
 
     def _pre_activations(self, rows: Tensor) -> Tensor:
-        return (self.centred(rows) @ self.W_enc + self.b_enc).float()
+        return at_least_float32(self.centred(rows) @ self.W_enc + self.b_enc)
 
     def _inference_codes(self, rows: Tensor) -> Codes:
         pre = self._pre_activations(rows)
@@ -97,10 +99,20 @@ class JumpReluSae(SparseAutoencoder):
             smooth = torch.tanh(TANH_SLOPE * codes * norms).sum(-1).mean()
             pull = (torch.relu(self.threshold - extra) * norms).sum(-1).mean()
             return {"sparsity": weight * smooth, "pull": PULL * pull}
-        l0 = step(extra, self.threshold, self.options.bandwidth).sum(-1).mean()
-        if self.options.penalty == "target":
-            l0 = (l0 / self.options.k - 1).square()
-        return {"sparsity": weight * l0}
+        return {} if self.options.penalty == "target" else {"sparsity": weight * self._l0(extra)}
+
+    def _l0(self, pre: Tensor) -> Tensor:
+        return step(pre, self.threshold, self.options.bandwidth).sum(-1).mean()
+
+    def _means(self, extra: Any) -> dict[str, Tensor]:
+        return {"sparsity": self._l0(extra)} if self.options.penalty == "target" else {}
+
+    def losses_of_means(
+        self, means: Mapping[str, Tensor], state: TrainingState
+    ) -> dict[str, Tensor]:
+        """The penalty on the distance of the batch's L0 from the wanted one."""
+        weight = self.options.sparsity * state.sparsity
+        return {name: weight * (l0 / self.options.k - 1).square() for name, l0 in means.items()}
 
     def _reset_biases(self, which: Tensor) -> None:
         super()._reset_biases(which)

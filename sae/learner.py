@@ -16,16 +16,16 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..probes.errors import OptionError
 from .base import SparseAutoencoder
-from .codes import SparseCodes
 from .errors import DivergedError
-from .output import SaeOutput, TrainingState
+from .output import TrainingState
 from .resampling import resample_dead
 from .schedule import ScheduleOptions, default_learning_rate
+from .stretches import BatchOutput, add_gradients
 
 Precision = Literal["float32", "bfloat16"]
 """Type of a training's matrix products."""
@@ -139,7 +139,7 @@ class Learner:
 
     def step(
         self, rows: Float[Tensor, "rows d_in"], target: Tensor | None = None
-    ) -> tuple[SaeOutput, Bool[Tensor, " latents"]]:
+    ) -> tuple[BatchOutput, Bool[Tensor, " latents"]]:
         """Learn from one batch.
 
         Args:
@@ -154,12 +154,9 @@ class Learner:
         dead = self.dead(n_rows)
         self.sae.train()
         state = TrainingState(dead, schedule.sparsity(step))
-        with torch.autocast(
-            rows.device.type, torch.bfloat16, enabled=self.options.precision == "bfloat16"
-        ):
-            out = self.sae(rows, target, state=state)
         self.optimiser.zero_grad(set_to_none=True)
-        out.loss.backward()
+        autocast = self.options.precision == "bfloat16"
+        out = add_gradients(self.sae, rows, target, state, autocast=autocast)
         _average_gradients(self.sae)
         self.sae.project_gradient()
         for group in self.optimiser.param_groups:
@@ -173,32 +170,30 @@ class Learner:
         self.step_count, self.n_rows = step + 1, self.n_rows + n_rows
         if self.options.resample_every and self.options.resamples_after(self.step_count):
             silent = self.options.resample_every // 2 * n_rows
-            resample_dead(self, rows, target, out.reconstruction.detach(), silent)
+            resample_dead(self, rows, target, out.reconstruction, silent)
         return out, dead
 
-    def report(self, rows: Tensor, target: Tensor | None, out: SaeOutput) -> StepReport:
+    def report(self, rows: Tensor, target: Tensor | None, out: BatchOutput) -> StepReport:
         """Numbers of the last step.
 
         Raises:
             DivergedError: The loss is not finite.
         """
-        loss = float(out.loss.detach())
+        loss = float(out.loss)
         if not math.isfinite(loss):
             raise DivergedError(
                 f"The loss of {self.sae.architecture} is {loss} at step {self.step_count}; the last "
                 "checkpoint is kept. Lower the learning rate, or look for huge rows in the site."
             )
         goal = rows if target is None else target
-        error = float((out.reconstruction.detach() - goal).square().sum())
+        error = float((out.reconstruction - goal).square().sum())
         spread = float((goal - goal.mean(0)).square().sum())
-        codes = out.codes
-        active = codes.values.detach() if isinstance(codes, SparseCodes) else codes.detach()
         return StepReport(
             step=self.step_count,
             loss=loss,
-            losses={name: float(term.detach()) for name, term in out.losses.items()},
+            losses={name: float(term) for name, term in out.losses.items()},
             fvu=error / spread if spread else math.nan,
-            l0=float((active != 0).sum()) / max(len(rows), 1),
+            l0=out.l0,
             dead=float(self.dead(len(rows) * _world()).float().mean()),
             learning_rate=self.optimiser.param_groups[0]["lr"],
         )
@@ -237,7 +232,7 @@ class Learner:
         if limit is None:
             return
         grads = [p.grad for p in self.sae.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(grads)
+        norm = torch.nn.utils.get_total_norm(grads).float()  # the type Adam wants
         # Adam divides gradients by this in its own pass over the weights.
         self.optimiser.grad_scale = (norm / limit).clamp_min(1.0)  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -250,26 +245,14 @@ class Learner:
         return int(total)
 
     @torch.no_grad()
-    def _count(self, out: SaeOutput, n_rows: int) -> None:
-        fired = fired_latents(out)
+    def _count(self, out: BatchOutput, n_rows: int) -> None:
+        fired = out.counts > 0
         if _world() > 1:
             both = fired.to(torch.uint8)
             dist.all_reduce(both, op=dist.ReduceOp.MAX)
             fired = both.bool()
         self.rows_since_fired += n_rows
         self.rows_since_fired.masked_fill_(fired, 0)
-
-
-def fired_latents(out: SaeOutput) -> Bool[Tensor, " latents"]:
-    """Latents active in any row of a batch."""
-    if isinstance(out.codes, SparseCodes):
-        return fired_counts(out.codes) > 0
-    return (out.codes.detach() != 0).flatten(0, -2).any(0)
-
-
-def fired_counts(codes: SparseCodes) -> Int64[Tensor, " latents"]:
-    """In how many rows each latent is active."""
-    return codes.detach().counts()
 
 
 def _world() -> int:

@@ -22,7 +22,7 @@ from ..probes.capture import capture
 from ..probes.errors import OptionError
 from ..probes.model import Model
 from ..probes.rows import Mask
-from .sources import SAMPLE_ROWS, RowSource
+from .sources import SAMPLE_ROWS, RowSource, order_seed
 
 
 class LiveRows(RowSource):
@@ -137,7 +137,8 @@ class LiveRows(RowSource):
 
     def _next_batch(self) -> Batch:
         if self._order is None or self._order[0] != self._epoch:
-            mixed = np.random.default_rng([self._seed, self._epoch]).permutation(len(self._windows))
+            generator = np.random.default_rng(order_seed(self._seed, self._epoch))
+            mixed = generator.permutation(len(self._windows))
             self._order = (
                 self._epoch, plan([self._windows[i] for i in mixed], batch_tokens=self._batch_tokens)
             )  # fmt: skip

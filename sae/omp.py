@@ -18,6 +18,7 @@ from torch import Tensor
 from ..probes.errors import OptionError
 from .base import SparseAutoencoder
 from .codes import Codes, SparseCodes
+from .encoding import stretch_rows
 from .options import SaeOptions
 
 
@@ -85,9 +86,12 @@ class OmpSae(SparseAutoencoder):
         pass
 
     def _inference_codes(self, rows: Tensor) -> Codes:
-        values, indices = orthogonal_matching_pursuit(
-            self.centred(rows).detach(), self.W_dec.detach(), n_steps=self.options.k
-        )
+        step = stretch_rows(self.d_sae, on_cpu=rows.device.type == "cpu")
+        found = [
+            orthogonal_matching_pursuit(part, self.W_dec.detach(), n_steps=self.options.k)
+            for part in self.centred(rows).detach().split(step)
+        ]
+        values, indices = (torch.cat(parts) for parts in zip(*found, strict=True))
         return SparseCodes.from_padded(values, indices, self.d_sae)
 
     def _scale_codes(self, factor: Tensor) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .codes import Codes
+from .codes import Codes, at_least_float32
 
 
 class SaeOutput(NamedTuple):
@@ -24,6 +25,9 @@ class SaeOutput(NamedTuple):
     losses: dict[str, Tensor]
     """Each term of the loss with its coefficient: 'reconstruction' is the squared error summed over
     the row and averaged over rows; others are named by the architecture and stand in training only."""
+    means: Mapping[str, Tensor] = MappingProxyType({})
+    """Means over rows that `SparseAutoencoder.losses_of_means` makes terms of; all other terms of
+    dense codes are means over rows themselves."""
 
 
 class TrainingState(NamedTuple):
@@ -44,4 +48,4 @@ def squared_error(
 
 def total(losses: Mapping[str, Tensor]) -> Tensor:
     """Sum of all terms."""
-    return torch.stack([term.float() for term in losses.values()]).sum()
+    return torch.stack([at_least_float32(term) for term in losses.values()]).sum()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..probes.errors import OptionError
 from .base import SparseAutoencoder
-from .codes import Codes
+from .codes import Codes, at_least_float32
 from .options import SaeOptions
 from .output import TrainingState
 
@@ -52,15 +52,17 @@ class ReluSae(SparseAutoencoder):
     architecture: ClassVar[str] = "relu"
     Options: ClassVar[type[SaeOptions]] = ReluOptions
     options: ReluOptions
+    dense_codes: ClassVar[bool] = True
 
     def _inference_codes(self, rows: Tensor) -> Codes:
-        return torch.relu(self.centred(rows) @ self.W_enc + self.b_enc).float()
+        return torch.relu(at_least_float32(self.centred(rows) @ self.W_enc + self.b_enc))
 
     def _other_losses(
         self, rows: Tensor, target: Tensor, reconstruction: Tensor, codes: Codes, extra: Any,
         state: TrainingState,
     ) -> dict[str, Tensor]:  # fmt: skip
         assert isinstance(codes, Tensor)
-        weights = 1.0 if self.options.decoder_norm == "unit" else self.W_dec.norm(dim=1)
-        penalty = (codes * weights).sum(-1).mean()
+        if self.options.decoder_norm != "unit":
+            codes = codes * self.W_dec.norm(dim=1)
+        penalty = codes.sum(-1).mean()
         return {"l1": self.options.l1 * state.sparsity * penalty}

@@ -25,6 +25,16 @@ SAMPLE_ROWS = 16_384
 """Rows that are looked at before training."""
 
 
+def order_seed(seed: int, epoch: int) -> tuple[int, int]:
+    """What seeds numpy's generator with the order of an epoch; for no other seed and epoch the same.
+
+    numpy mixes 32-bit words, one and more to a number, as one bijection: an epoch is one word, and
+    since it comes first the words of a large seed are not taken for an epoch. (Their sum is the same
+    for many pairs, and torch's generator on a CPU reads 32 bits.)
+    """
+    return epoch, seed
+
+
 class RowSource(ABC):
     """Endless batches of rows by site."""
 
@@ -104,7 +114,11 @@ class RunRows(RowSource):
         size = min(SAMPLE_ROWS, self._n_rows)
         return next(
             self._run.batches(
-                list(self.sites), size, shuffle=True, seed=self._seed, rows=self._rows
+                list(self.sites),
+                size,
+                shuffle=True,
+                seed=order_seed(self._seed, 0),
+                rows=self._rows,
             )
         )
 
@@ -114,8 +128,8 @@ class RunRows(RowSource):
         epoch, skipped = divmod(start, per_epoch)
         while True:
             every = self._run.batches(
-                list(self.sites), self.batch_rows, shuffle=True, seed=self._seed + epoch,
-                drop_last=True, rows=self._rows,
+                list(self.sites), self.batch_rows, shuffle=True,
+                seed=order_seed(self._seed, epoch), drop_last=True, rows=self._rows,
             )  # fmt: skip
             stop = per_epoch * self._n_ranks
             yield from islice(every, skipped * self._n_ranks + self._rank, stop, self._n_ranks)
@@ -188,8 +202,8 @@ class TensorRows(RowSource):
         return {"n_rows": self._n_rows, "seed": self._seed, "batch_rows": self.batch_rows}
 
     def _order(self, epoch: int) -> Tensor:
-        generator = torch.Generator().manual_seed(self._seed + epoch)
-        return torch.randperm(self._n_rows, generator=generator)
+        generator = np.random.default_rng(order_seed(self._seed, epoch))
+        return torch.from_numpy(generator.permutation(self._n_rows))
 
 
 def _require_a_batch(n_rows: int, batch_rows: int) -> None:

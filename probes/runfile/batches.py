@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ def row_batches(
     size: int,
     *,
     shuffle: bool,
-    seed: int,
+    seed: int | Sequence[int],
     memory_bytes: int,
     block_rows: int,
     device: torch.device | str | None,
@@ -82,7 +82,7 @@ def _take(
 
 
 def _shuffled(
-    n_rows: int, window_rows: int, block_rows: int, seed: int
+    n_rows: int, window_rows: int, block_rows: int, seed: int | Sequence[int]
 ) -> Iterator[Int64[np.ndarray, " rows"]]:
     """Row numbers window by window: random blocks, their rows mixed."""
     generator = np.random.default_rng(seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import pairwise
@@ -119,7 +119,7 @@ class Run:
         size: int,
         *,
         shuffle: bool = False,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         memory_bytes: int = 2**30,
         block_rows: int = 1024,
         device: torch.device | str | None = None,
@@ -136,7 +136,7 @@ class Run:
             sites: Site name or names.
             size: Rows per batch; the last may be smaller.
             shuffle: Whether to mix rows.
-            seed: Fixes the order.
+            seed: Fixes the order; several numbers (a seed and an epoch) count as one seed.
             memory_bytes: How much of the file a window may span (read through the page cache).
             block_rows: Rows that are read together.
             device: Where the tensors go; None for the CPU.

@@ -1,13 +1,17 @@
 """Which features fire at the tokens of traced generations, for the report's viewer.
 
 A trace that captured the dictionary's site (`fluoroscope decode --sites SITE`) holds the states of its
-prompt and text; each is encoded as at inference and the strongest latents are kept beside it.
+prompt and text; each is encoded as at inference and the strongest latents are kept beside it: those
+of the largest magnitude, with their sign, since codes of orthogonal matching pursuit and so of plain
+dictionary learning may be negative (all others, matching pursuit's too, are rectified).
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
 
 from ...probes.runfile import Run
 from ...probes.runfile.h5 import dataset, subgroup
@@ -43,14 +47,22 @@ def add_trace_firing(run: Run, site: str, sae: SparseAutoencoder, *, name: str) 
             if rows.ndim != 2 or rows.shape[1] != sae.options.d_in:
                 continue
             kept = min(STRONGEST, sae.options.d_sae)
-            parts = [sae.encode(part).topk(kept, dim=-1) for part in rows.split(CHUNK)]
-            values = torch.cat([part.values for part in parts]).numpy()
-            latents = torch.cat([part.indices for part in parts]).numpy()
+            parts = [_strongest(sae.encode(part), kept) for part in rows.split(CHUNK)]
+            values = torch.cat([value for value, _ in parts]).numpy()
+            latents = torch.cat([latent for _, latent in parts]).numpy()
             if f"features/{name}" in trace:
                 del trace[f"features/{name}"]
             group = trace.create_group(f"features/{name}")
             group.attrs["site"] = site
-            group["latents"] = np.where(values > 0, latents, -1).astype(np.int32)
+            group["latents"] = np.where(values != 0, latents, -1).astype(np.int32)
             group["values"] = values.astype(np.float32)
             found.append(engine)
     return found
+
+
+def _strongest(
+    codes: Float[Tensor, "tokens latents"], n: int
+) -> tuple[Float[Tensor, "tokens kept"], Int64[Tensor, "tokens kept"]]:
+    """Codes of the largest magnitude, that first, and their latents."""
+    latents = codes.abs().topk(n, dim=-1).indices
+    return codes.gather(-1, latents), latents

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,6 +23,7 @@ from fluoroscope.sae import (
     load_sae,
     train_saes,
 )
+from fluoroscope.sae.sources import order_seed
 from tests.sae.planting import planted
 
 
@@ -204,6 +206,30 @@ def test_batches_of_a_run_file_begin_anywhere_and_ranks_share_them(tmp_path):
     halves = [RunRows(run, ["x"], batch_rows=100, rank=r, n_ranks=2).batches() for r in (0, 1)]
     shared = torch.cat([next(half)["x"][:, 0] for _ in range(5) for half in halves])
     assert shared.sort().values.tolist() == list(range(1000))
+
+
+def test_no_two_seeds_and_epochs_share_an_order(tmp_path):
+    """Seed 1 at epoch 0 is not seed 0 at epoch 1, and a seed of several words is no epoch."""
+    rows = torch.arange(600.0)[:, None].repeat(1, 2)
+    run = run_file(tmp_path / "r.h5", rows)
+
+    def orders(source: TensorRows | RunRows) -> list[tuple[float, ...]]:
+        batches = source.batches()
+        epochs = [torch.cat([next(batches)["x"][:, 0] for _ in range(3)]) for _ in range(4)]
+        assert all(sorted(order.tolist()) == rows[:, 0].tolist() for order in epochs)
+        return [tuple(order.tolist()) for order in epochs]
+
+    seeds = (0, 1, 2, 3, 2**32, 2**32 + 1, 2**33)
+    for make in (
+        lambda seed: TensorRows({"x": rows}, batch_rows=200, seed=seed),
+        lambda seed: RunRows(run, ["x"], batch_rows=200, seed=seed),
+    ):
+        found = [order for seed in seeds for order in orders(make(seed))]
+        assert len(set(found)) == 4 * len(seeds)
+        assert orders(make(3)) == orders(make(3))
+    pairs = [order_seed(seed, epoch) for seed in (*range(50), 2**32, 2**64) for epoch in range(50)]
+    states = {np.random.SeedSequence(pair).generate_state(4).tobytes() for pair in pairs}
+    assert len(states) == len(pairs)
 
 
 def test_live_rows_mix_texts_and_go_on_bit_for_bit(tiny_llama, tmp_path):
