@@ -17,6 +17,7 @@ from ...probes.runfile import Run
 from ...probes.runfile.h5 import dataset, subgroup
 from ...probes.runfile.schema import to_torch
 from ..base import SparseAutoencoder
+from ..metrics.dictionary import device_of
 
 STRONGEST = 8
 """Latents kept per token."""
@@ -37,6 +38,7 @@ def add_trace_firing(run: Run, site: str, sae: SparseAutoencoder, *, name: str) 
         The engines whose traces hold the site, of the dictionary's width.
     """
     found: list[str] = []
+    there = device_of(sae)
     with run.edit() as file:
         for engine in run.traces:
             trace = subgroup(file, f"trace/{engine}")
@@ -47,9 +49,9 @@ def add_trace_firing(run: Run, site: str, sae: SparseAutoencoder, *, name: str) 
             if rows.ndim != 2 or rows.shape[1] != sae.options.d_in:
                 continue
             kept = min(STRONGEST, sae.options.d_sae)
-            parts = [_strongest(sae.encode(part), kept) for part in rows.split(CHUNK)]
-            values = torch.cat([value for value, _ in parts]).numpy()
-            latents = torch.cat([latent for _, latent in parts]).numpy()
+            parts = [_strongest(sae.encode(part), kept) for part in rows.to(there).split(CHUNK)]
+            values = torch.cat([value for value, _ in parts]).cpu().numpy()
+            latents = torch.cat([latent for _, latent in parts]).cpu().numpy()
             if f"features/{name}" in trace:
                 del trace[f"features/{name}"]
             group = trace.create_group(f"features/{name}")
