@@ -136,12 +136,15 @@ def compare_subjects(
         progress: Called after every optimiser step, then after every item that is put in.
 
     Raises:
-        OptionError: Fewer than three subjects, a last one that is a control, no feasible number of
-            items to join with, or hosts for signals that are pooled.
+        OptionError: Fewer than three subjects or two that are no controls, a last one that is a
+            control, no feasible number of items to join with, or hosts for signals that are pooled.
     """
     if len(subjects) < 3:
         raise OptionError(f"a comparison needs at least three subjects, got {len(subjects)}.")
     architecture, recipe = architecture or BridgeOptions(), recipe or BridgeTraining()
+    n_proper = sum(not subject.is_control for subject in subjects)
+    if n_proper < 2:
+        raise OptionError(f"at least two subjects must be no controls, got {n_proper}.")
     newcomer = subjects[-1]
     if newcomer.is_control:
         raise OptionError(f"the last subject joins and must be no control, got {newcomer.name!r}.")

@@ -7,8 +7,8 @@
     floor              a subject is read better than its floor: its architecture untrained, or no model
     patching           a built state serves the model in place of its own (see `patching`)
 
-Averages leave controls out. A claim is borne out, contradicted or open where intervals overlap; the third has no interval and is
-said with its numbers.
+Averages leave controls out. A claim is borne out, contradicted or open where intervals overlap; the
+third has no interval and is said with its numbers.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ position; B's own state loses nothing by construction. A built state is worth
 
     recovered = 1 - loss(built) / loss(mean state)
 
-1 as the own state, 0 as the mean state of B's training items, below 0 where it does more harm than that.
+1 as the own state, 0 as the mean state of B's training items, below 0 where it does more harm still.
 
 An item's signal is a mean over its positions (or its last position). The patch replaces that mean and
 keeps what every token adds to it: all of the item's positions move by (built - own); for one position

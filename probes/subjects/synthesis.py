@@ -1,7 +1,7 @@
 """One subject's signals built from another's, and how much of them is right (arXiv 2404.07850, 3.3).
 
-Nothing here looks at the target's signals of the items it is scored on. Paired ways learn from the first
-half of the test items, which all subjects answered, so everything is scored on the second half.
+Nothing here looks at the target's signals of the items it is scored on. Paired ways learn from the
+first half of the test items, which all subjects answered, so everything is scored on the second half.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from .data import Subject
 from .metrics import explained
 
 BUILDING = ("bridge", "bridge without cycle", "paired ridge", "paired Procrustes", "paired GCCA")
-"""Ways of building one subject's signals from another's. Paired ones learn from items that all answered;
-a bridge has seen no stimulus that two subjects share."""
+"""Ways of building one subject's signals from another's. Paired ones learn from items that all
+answered; a bridge has seen no stimulus that two subjects share."""
 
 Built = dict[tuple[str, int, int], Float[Tensor, "items pooled"]]
 """Signals by way, number of the source and number of the target; of the second half of test items."""

@@ -40,7 +40,7 @@ def test_an_untrained_twin_and_patches_reach_the_page(folder: Path) -> None:
     done = CliRunner().invoke(app, [*map(str, given)])
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)["result"]
-    bag, twin, first, last = result["subjects"]
+    bag, twin, _, last = result["subjects"]
     assert bag == "bag of words"
     assert twin.endswith("random weights layers.1.mlp.hidden")
     assert result["floor"] == [-1, -1, 0, 1], "its own twin before the bag of words"

@@ -149,13 +149,15 @@ def test_a_comparison_says_what_floors_and_patches_show(tiny_llama: Model) -> No
         what="models", n_few=(32,), hosts=hosts, n_patched=6,
     )  # fmt: skip
     assert found.proper.tolist() == [False, True, True]
-    assert found.floor is not None and found.floor.tolist() == [-1, 0, -1]
+    assert found.floor is not None
+    assert found.floor.tolist() == [-1, 0, -1]
     assert found.above_floor is not None
     np.testing.assert_allclose(
         found.above_floor[:, 1, :, 0], found.read[:, 1, :, 0] - found.read[:, 0, :, 0], atol=1e-12
     )
     assert np.isnan(found.above_floor[:, 2]).all()
-    assert found.recovered is not None and found.recovered.shape == (2, 3, 3, 3)
+    assert found.recovered is not None
+    assert found.recovered.shape == (2, 3, 3, 3)
     assert np.isfinite(found.recovered[:, :, 1:]).all()
     above = found.above_floor.copy()
     summary = np.zeros((2, 3, 3))
