@@ -71,7 +71,7 @@ def differing(run: Run, engine: Engine, identity: Identity) -> list[str]:
     everything.
     """
     with run.reading() as file:
-        group = file.get(f"trace/{engine.about.name}")
+        group: Any = file.get(f"trace/{engine.about.name}")
         if group is None:
             return []
         held = json.loads(group.attrs.get("identity", "{}"))
@@ -128,11 +128,11 @@ def _read(group: Any, name: str) -> Iterator[Kept]:
         yield Kept(generation, readings[number])
 
 
-def _states(group: h5py.Group, number: int) -> dict[str, Tensor]:
+def _states(group: Any, number: int) -> dict[str, Tensor]:
     """States at the rows of one text, by site."""
     if "states" not in group:
         return {}
-    states: Any = group["states"]
+    states = group["states"]
     first, last = states["offsets"][number : number + 2]
     found: dict[str, Tensor] = {}
 

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import h5py
 import numpy as np
@@ -140,7 +141,7 @@ def save_row_readings(
     group["entropy"].attrs["unit"] = "nats"
 
 
-def load_row_readings(group: h5py.Group, n_nodes: Sequence[int]) -> list[RowReadings]:
+def load_row_readings(group: Any, n_nodes: Sequence[int]) -> list[RowReadings]:
     """Read back what `save_row_readings` wrote, one per prompt.
 
     Args:

@@ -170,14 +170,16 @@ def save_traces(
     _save_nodes(group.create_group("nodes"), traces)
 
 
-def load_traces(group: h5py.Group) -> list[Trace]:
+def load_traces(group: Any) -> list[Trace]:
     """Read back what `save_traces` wrote; probabilities come back in the file's single precision.
 
     Args:
         group: /trace/<engine>.
     """
-    read = lambda table: {k: v[()] for k, v in group[table].items()}  # noqa: E731
-    tokens, steps, nodes = read("tokens"), read("steps"), read("nodes")
+    tokens, steps, nodes = (
+        {name: column[()] for name, column in group[table].items()}
+        for table in ("tokens", "steps", "nodes")
+    )
     kinds, sources = json.loads(group.attrs["kinds"]), json.loads(group["nodes"].attrs["sources"])
     n_steps = len(steps["prompt"])
     emitted: list[list[Emitted]] = [[] for _ in range(n_steps)]
