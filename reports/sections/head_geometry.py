@@ -152,9 +152,10 @@ def _one_sided(stored: Stored, names: list[str]) -> list[Figure]:
         Figure(
             id=f"{stored.name}-one-sided",
             question="How much of what comes do the states' leading directions explain?",
-            reading=f"{stored.k} directions explain {share[0]:.1%} of the variance of the tokens that "
-            f"came, {apart} than rows paired at random ({stored.one_sided_null[0]:.1%}) and {learnt} "
-            f"those of random weights ({share[1]:.1%}); of the model's own predictions {share[2]:.0%}.",
+            reading=f"{stored.k} directions explain {_part(share[0])} of the variance of the tokens "
+            f"that came, {apart} than rows paired at random ({_part(stored.one_sided_null[0])}) and "
+            f"{learnt} those of random weights ({_part(share[1])}); of the model's own predictions "
+            f"{_part(share[2])}.",
             chart=lines(
                 as_rows(
                     directions=np.tile(count, len(names)),
@@ -176,8 +177,14 @@ def _one_sided(stored: Stored, names: list[str]) -> list[Figure]:
             source=f"{stored.source}/one_sided_curve",
             notes=(
                 overlap,
+                "a share below 0: on other documents the fit does worse than the mean would",
                 "only the states are whitened, so a direction counts by how much it moves",
             ),
             wide=True,
         )
     ]
+
+
+def _part(share: float) -> str:
+    """A held-out share in words; how far one lies below 0 tells of the fit, not of the states."""
+    return f"{share:.1%}" if share > 0 else "nothing"
