@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import h5py
 import numpy as np
@@ -126,6 +127,7 @@ def save_row_readings(
     group.attrs["kinds"] = json.dumps(ROW_KINDS)
     group.attrs["n_left_out"] = sum(one.n_left_out for one in readings)
     group["layers"] = readings[0].layers
+    group["left_out"] = np.array([one.n_left_out for one in readings], dtype=np.int32)
     group["prompt"] = np.repeat(
         np.arange(len(readings), dtype=np.int32), [len(one.position) for one in readings]
     )
@@ -137,6 +139,34 @@ def save_row_readings(
     for name in ("position", "kind", "norm", "entropy", "top_ids", "top_probs"):
         group[name] = np.concatenate([getattr(one, name) for one in readings])
     group["entropy"].attrs["unit"] = "nats"
+
+
+def load_row_readings(group: Any, n_nodes: Sequence[int]) -> list[RowReadings]:
+    """Read back what `save_row_readings` wrote, one per prompt.
+
+    Args:
+        group: /trace/<engine>/rows.
+        n_nodes: Drafted tokens of each prompt.
+    """
+    held = {name: item[()] for name, item in group.items()}
+    first = np.concatenate([[0], np.cumsum(n_nodes)[:-1]]).astype(np.int32)
+    found = []
+    for number, start in enumerate(first.tolist()):
+        own = held["prompt"] == number
+        node = held["node"][own]
+        columns = {
+            name: held[name][own]
+            for name in ("position", "kind", "norm", "entropy", "top_ids", "top_probs")
+        }
+        found.append(
+            RowReadings(
+                layers=held["layers"],
+                node=np.where(node < 0, -1, node - start).astype(np.int32),
+                n_left_out=int(held["left_out"][number]),
+                **columns,
+            )
+        )
+    return found
 
 
 def node_rows(generation: Generation) -> Int[np.ndarray, " nodes"]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import h5py
 import numpy as np
@@ -13,7 +14,7 @@ from ..probes.runfile.schema import dtype_name, to_numpy
 from ..probes.storable import text_array
 from .engine import Engine
 from .generation import Generation
-from .row_readings import Progress, read_rows, save_row_readings
+from .row_readings import Progress, RowReadings, read_rows, save_row_readings
 from .trace import save_traces
 
 
@@ -23,6 +24,8 @@ def save_generations(
     generations: Sequence[Generation],
     *,
     keep_states: bool = True,
+    identity: Mapping[str, Any] | None = None,
+    readings: Mapping[int, RowReadings | None] | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Write an engine's generations to /trace/<engine>, replacing what is there.
@@ -35,6 +38,9 @@ def save_generations(
         engine: What decoded.
         generations: One per prompt.
         keep_states: Whether captured states of prompts and texts are kept themselves.
+        identity: What they were made with (`kept.identity_of`), by which they are known again.
+        readings: What rows said of generations that came from a run file, by their number; rows of the
+            others are read.
         progress: Told of layers read.
 
     Raises:
@@ -43,7 +49,11 @@ def save_generations(
     if not generations:
         raise OptionError("save_generations needs at least one generation.")
     name = engine.about.name
-    readings = [read_rows(engine.model, one, progress=progress) for one in generations]
+    come = readings or {}
+    found = [
+        come[number] if number in come else read_rows(engine.model, one, progress=progress)
+        for number, one in enumerate(generations)
+    ]
     about = {
         "engine": name,
         "summary": engine.about.summary,
@@ -52,6 +62,8 @@ def save_generations(
         "options": engine.options_as_dict(),
         "model": engine.model.name,
     }
+    if identity is not None:
+        about["identity"] = dict(identity)
     with run.edit() as file:
         if f"trace/{name}" in file:
             del file[f"trace/{name}"]
@@ -63,8 +75,8 @@ def save_generations(
         _save_outcomes(group.create_group("generations"), generations)
         if keep_states:
             _save_states(group, generations)
-        known = [one for one in readings if one is not None]
-        if len(known) == len(readings):
+        known = [one for one in found if one is not None]
+        if len(known) == len(found):
             counts = [sum(len(step.nodes) for step in one.trace.steps) for one in generations]
             save_row_readings(group.create_group("rows"), known, counts)
 
@@ -75,6 +87,7 @@ def _save_outcomes(group: h5py.Group, generations: Sequence[Generation]) -> None
     group["n_forward"] = np.array([g.stats.n_forward for g in generations])
     group["seconds"] = np.array([g.stats.seconds for g in generations])
     group["seconds"].attrs["unit"] = "s"
+    group["n_faults"] = np.array([g.stats.n_faults for g in generations])
 
 
 def _save_states(group: h5py.Group, generations: Sequence[Generation]) -> None:

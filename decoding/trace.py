@@ -170,6 +170,53 @@ def save_traces(
     _save_nodes(group.create_group("nodes"), traces)
 
 
+def load_traces(group: Any) -> list[Trace]:
+    """Read back what `save_traces` wrote; probabilities come back in the file's single precision.
+
+    Args:
+        group: /trace/<engine>.
+    """
+    tokens, steps, nodes = (
+        {name: column[()] for name, column in group[table].items()}
+        for table in ("tokens", "steps", "nodes")
+    )
+    kinds, sources = json.loads(group.attrs["kinds"]), json.loads(group["nodes"].attrs["sources"])
+    n_steps = len(steps["prompt"])
+    emitted: list[list[Emitted]] = [[] for _ in range(n_steps)]
+    for row, step in enumerate(tokens["step"].tolist()):
+        emitted[step].append(
+            Emitted(
+                id=int(tokens["id"][row]),
+                kind=kinds[tokens["kind"][row]],
+                prob=float(tokens["prob"][row]),
+                entropy=float(tokens["entropy"][row]),
+                rank=int(tokens["rank"][row]),
+                top_ids=tuple(tokens["top_ids"][row].tolist()),
+                top_probs=tuple(tokens["top_probs"][row].tolist()),
+            )
+        )
+    drafted: list[list[Node]] = [[] for _ in range(n_steps)]
+    for row, step in enumerate(nodes["step"].tolist()):
+        drafted[step].append(
+            Node(
+                token=int(nodes["token"][row]),
+                parent=int(nodes["parent"][row]),
+                depth=int(nodes["depth"][row]),
+                draft_prob=float(nodes["draft_prob"][row]),
+                target_prob=float(nodes["target_prob"][row]),
+                entropy=float(nodes["entropy"][row]),
+                accepted=bool(nodes["accepted"][row]),
+                source=sources[nodes["source"][row]],
+            )
+        )
+    traces = [Trace() for _ in range(len(group["prompts/text"]))]
+    for number, prompt in enumerate(steps["prompt"].tolist()):
+        seconds = {k: float(v[number]) for k, v in steps.items() if k.startswith("seconds")}
+        step = Step(emitted=tuple(emitted[number]), nodes=tuple(drafted[number]), **seconds)
+        traces[prompt].steps.append(step)
+    return traces
+
+
 def _save_tokens(group: h5py.Group, lengths: Sequence[int], traces: Sequence[Trace]) -> None:
     rows = []
     step_number = 0

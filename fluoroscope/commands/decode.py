@@ -67,6 +67,7 @@ Learned = Annotated[
     Path | None,
     typer.Option(help="File of what the engine learned: taken up if it exists, then kept there."),
 ]
+Again = Annotated[bool, typer.Option("--again", help="Decode anew what the run file holds.")]
 Name = Annotated[
     str | None,
     typer.Argument(
@@ -93,6 +94,7 @@ def decode(
     chat: Chat = False,
     sites: options.Sites = None,
     output: Output = None,
+    again: Again = False,
     report: Report = None,
     model: options.Model = None,
     backend: options.Backend = "transformers",
@@ -102,6 +104,9 @@ def decode(
 ) -> list[dict[str, Any]] | dict[str, Any]:
     """Decode prompts with an engine; with -o the trace goes into a run file for the report.
 
+    The same command again goes on where it was interrupted: prompts whose text the run file holds, made
+    by the same engine with the same weights, options and stopping rules, are not decoded a second time.
+
     Example: fluoroscope decode --prompt 'Once upon a time'
 
     Example: fluoroscope decode --prompt 'Why is the sky blue?' --chat -o run.h5 --json
@@ -109,6 +114,7 @@ def decode(
     from ..decoding import Stopping, load_learned, make_engine
     from ..decoding.learned import require_learning
     from ..probes import open_model
+    from .decoded import Book
 
     given = read_prompts(prompt, prompts)
     _require_output(output, report)
@@ -117,8 +123,7 @@ def decode(
         from ..planning import plan_decoding, show_plan
 
         return show_plan(terminal, [plan_decoding(opened, given, max_new_tokens, sites or ())])
-    if output is not None and output.exists():
-        _open_existing(output, opened)
+    run = None if output is None or not output.exists() else _open_existing(output, opened)
     chosen = make_engine(
         opened,
         engine,
@@ -133,47 +138,25 @@ def decode(
         if learned.exists():
             load_learned(chosen, learned)
     rules = Stopping(max_new_tokens=max_new_tokens, stop=tuple(stop or ()), ignore_eos=ignore_eos)
-    for text in given:
-        chosen.encode(text, chat=chat)  # what cannot be decoded is found before anything is
-    generations: list[Any] = []
+    # What cannot be decoded is found before anything is.
+    keys = [tuple(chosen.encode(text, chat=chat).tolist()) for text in given]
+    book = Book(terminal, chosen, rules, sites or (), keys, run=run, again=again)
     try:
         with terminal.track("Decoding", "prompts") as progress:
             for number, text in enumerate(given):
-                generations += chosen.generate(text, stopping=rules, sites=sites or (), chat=chat)
+                if book.made[number] is None:
+                    one = chosen.generate(text, stopping=rules, sites=sites or (), chat=chat)
+                    book.add(number, one[0])
                 progress(number + 1, len(given))
-                terminal.show(_shown(generations[-1]))
+                terminal.show(_shown(book.made[number]))
     finally:
-        if generations:
-            _keep(terminal, chosen, generations, learned=learned, output=output)
-        if 0 < len(generations) < len(given):
-            terminal.say(f"{len(generations)} of {len(given)} prompts were decoded and kept.")
+        book.keep(learned=learned, output=output)
     if output is not None and report is not None:
         from ..reports import build_report
 
         terminal.wrote(build_report(output, report))
         terminal.show(f"Report: {report}")
-    return [generation.as_dict() for generation in generations]
-
-
-def _keep(
-    terminal: Terminal,
-    engine: Any,
-    generations: list[Any],
-    *,
-    learned: Path | None,
-    output: Path | None,
-) -> None:
-    """Write what was learned and decoded to the files asked for."""
-    from ..decoding import save_generations, save_learned
-
-    if learned is not None:
-        save_learned(engine, learned)
-        terminal.wrote(learned)
-    if output is not None:
-        with terminal.track("Reading rows", "layers") as progress:
-            run = open_or_make(output, engine.model)
-            save_generations(run, engine, generations, progress=progress)
-        terminal.wrote(output)
+    return [generation.as_dict() for generation in book.made]
 
 
 def engines(terminal: Terminal, *, name: Name = None) -> list[dict[str, Any]]:

@@ -165,6 +165,9 @@ def _shown(terminal: Terminal, run: Any) -> dict[str, Any]:
         "rank_correlation": _number(flow.rank_correlation),
         "effective_rank": head.rank_mean,
         "alignment": dict(zip(likeness.variants.tolist(), likeness.cca.tolist(), strict=True)),
+        "alignment_one_sided": None
+        if likeness.one_sided is None
+        else dict(zip(likeness.variants.tolist(), likeness.one_sided.tolist(), strict=True)),
         "verdicts": flow.verdicts.tolist(),
         "refusals": flow.refusals.tolist(),
     }

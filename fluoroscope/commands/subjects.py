@@ -43,6 +43,22 @@ Anchors = Annotated[
 Pool = Annotated[
     Literal["mean", "last"], typer.Option(help="Which of an item's tokens give the signal.")
 ]
+Untrained = Annotated[
+    bool,
+    typer.Option(
+        "--random-weights",
+        help="A further control: the last subject's architecture with random weights, the floor that "
+        "a reading of it must beat.",
+    ),
+]
+Patched = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Test items for which states built from other subjects are put into the model in place "
+        "of its own; 0: none. Takes minutes, and needs --aggregate linear.",
+    ),
+]
 DEFAULT = [
     ":layers.4.resid_post",
     ":layers.12.resid_post",
@@ -91,6 +107,8 @@ def models(
     train: Train = 1600,
     test: Test = 240,
     anchors: Anchors = 128,
+    random_weights: Untrained = False,
+    patched: Patched = 40,
     pool: Pool = "mean",
     aggregate: Aggregate = "linear",
     steps: Steps = 600,
@@ -103,15 +121,17 @@ def models(
 
     A subject is a model and a site; widths may differ. The meaning of an item is the teacher's last
     normed state. The last subject named is also the one that joins with few items. A bag of words
-    takes part as a control: what it reads needs no model.
+    takes part as a control: what it reads needs no model. States built for a subject from another's
+    are also put into its model (--patched): how much of its cross-entropy do they keep?
 
-    Example: fluoroscope subjects models -o out/subjects.h5
+    Example: fluoroscope subjects models --random-weights -o out/subjects.h5
 
     Example: fluoroscope subjects models --subject :layers.9.resid_post --subject gpt2:layers.6.mlp.out
     """
     import numpy as np
 
     from ..probes import open_corpus, open_model
+    from ..probes.readings.random_baseline import with_random_weights
     from ..probes.subjects import BridgeOptions, BridgeTraining
     from ..probes.subjects.models import (
         bag_of_words,
@@ -122,42 +142,87 @@ def models(
         teacher_targets,
     )
 
+    parsed = [_parsed(one) for one in subject]
     documents = [document.text for document in open_corpus(text)]
     items = items_of(documents)
     learnt, held = split_items(items, test)
-    # The bag of words takes its share of the items too.
-    learnt, held = learnt[-train * (len(subject) + 1) - anchors :], held[:test]
+    # The controls take their shares of the items too.
+    shares = len(subject) + 1 + random_weights
+    learnt, held = learnt[-train * shares - anchors :], held[:test]
     read = [*learnt, *held]
-    parsed = [_parsed(one) for one in subject]
     wanted: dict[str, list[str]] = {teacher or "": ["final_norm"]}
     for name, site in parsed:
         asked = wanted.setdefault(name, [])
         asked += [site] if site not in asked else []
+    joins = parsed[-1]
     names: dict[str, str] = {}
     states: dict[str, Any] = {}
+    untrained: dict[str, Any] = {}
     for name, sites in wanted.items():
         opened = open_model(name or None, device=device)
         names[name] = opened.name
         with terminal.track(f"Reading with {opened.name}", "items") as progress:
             states[name] = signals(opened, read, sites, pool=pool, progress=progress)
+        if random_weights and name == joins[0]:
+            twin = with_random_weights(opened, seed=seed)
+            with terminal.track(f"Reading with {twin.name}", "items") as progress:
+                held_by_twin = signals(twin, read, [joins[1]], pool=pool, progress=progress)
+            untrained[f"{twin.name} {joins[1]}"] = held_by_twin[joins[1]]
     meaning = teacher_targets(states[teacher or ""]["final_norm"], len(learnt))
-    sources = {"bag of words": bag_of_words(read)}
-    sources |= {f"{names[name]} {site}": states[name][site] for name, site in parsed}
+    sources = {"bag of words": bag_of_words(read)} | untrained
+    called = {f"{names[name]} {site}": (name, site) for name, site in parsed}
+    sources |= {key: states[name][site] for key, (name, site) in called.items()}
+    subjects = model_subjects(
+        sources,
+        meaning,
+        len(learnt),
+        n_anchors=anchors,
+        test_documents=np.array([item.document for item in held]),
+        controls={"bag of words": ""} | dict.fromkeys(untrained, list(called)[-1]),
+    )
+    hosts = None
+    if patched and aggregate == "linear":
+        hosts = _hosts(called, sources, held, pool=pool, device=device)
+    elif patched:
+        terminal.say("Built states are not put into models: that needs --aggregate linear.")
     return _compare(
         terminal,
-        model_subjects(
-            sources,
-            meaning,
-            len(learnt),
-            n_anchors=anchors,
-            test_documents=np.array([item.document for item in held]),
-        ),
+        subjects,
         BridgeOptions(aggregate=aggregate, seed=seed),
         BridgeTraining(n_steps=steps, seed=seed),
-        what="states of language models, and a bag of words",
+        what="states of language models, and controls",
         few=few,
         output=output,
+        hosts=hosts,
+        n_patched=patched,
     )
+
+
+def _hosts(
+    called: dict[str, tuple[str, str]],
+    sources: dict[str, Any],
+    held: list[Any],
+    *,
+    pool: Literal["mean", "last"],
+    device: str | None,
+) -> dict[str, Any]:
+    """Where states built for each subject are put; one model is open at a time."""
+    from functools import lru_cache
+
+    from ..probes import open_model
+    from ..probes.subjects.patching import Host
+
+    once = lru_cache(maxsize=1)(lambda name: open_model(name or None, device=device))
+    return {
+        key: Host(
+            open=lambda name=name: once(name),
+            site=site,
+            items=held,
+            states=sources[key][-len(held) :],
+            pool=pool,
+        )
+        for key, (name, site) in called.items()
+    }
 
 
 def _parsed(subject: str) -> tuple[str, str]:
@@ -180,17 +245,21 @@ def _compare(
     what: str,
     few: list[int] | None,
     output: Any,
+    hosts: dict[str, Any] | None = None,
+    n_patched: int = 0,
 ) -> dict[str, Any]:
     from ..probes.subjects import compare_subjects
     from ..probes.subjects.gates import bridge_gates
 
-    with terminal.track("Training", "steps") as progress:
+    with terminal.track("Comparing", "steps", in_parts=bool(hosts)) as progress:
         found = compare_subjects(
             subjects,
             architecture,
             recipe,
             what=what,
             n_few=few or (32, 128, 512),
+            hosts=hosts,
+            n_patched=n_patched,
             progress=progress,
         )
     keep(terminal, output, "subjects", found)
@@ -202,6 +271,8 @@ def _compare(
     for j, n in enumerate(found.n_few):
         joining.add_row(str(n), *(f"{value:.3f}" for value in found.joined[:, j, 0, 0]))
     terminal.show(joining)
+    if found.recovered is not None:
+        _show_patched(terminal, found)
     gates = bridge_gates(found)
     for line in gates:
         terminal.show(line)
@@ -216,4 +287,32 @@ def _compare(
         "joined": found.joined[..., 0].tolist(),
         "building": found.building.tolist(),
         "synthesis": found.synthesis.tolist(),
+        "floor": _listed(found.floor),
+        "above_floor": _listed(found.above_floor),
+        "patched": _listed(found.patched),
+        "recovered": _listed(found.recovered),
+        "patch_floor_nats": _listed(found.patch_floor),
+        "patch_summary": _listed(found.patch_summary),
     }
+
+
+def _listed(values: Any) -> Any:
+    """An array ready for JSON, which knows no NaN; None where there is none."""
+    import numpy as np
+
+    if values is None or values.dtype.kind != "f":
+        return None if values is None else values.tolist()
+    return np.where(np.isfinite(values), values.astype(object), None).tolist()
+
+
+def _show_patched(terminal: Terminal, found: Any) -> None:
+    """How much of each model's cross-entropy states built by the bridge keep."""
+    proper = found.proper.nonzero()[0]
+    table = Table(
+        "built from",
+        *(str(found.subjects[j]) for j in proper),
+        title="Cross-entropy recovered by built states (own state 1, mean state 0)",
+    )
+    for i, name in enumerate(found.subjects):
+        table.add_row(str(name), *(f"{found.recovered[0, i, j, 0]:.2f}" for j in proper))
+    terminal.show(table)

@@ -5,7 +5,8 @@ laws p, K_BC = sum sqrt(p p'), K_lin = <p, p'>, K_H = exp(-b d_H^2), K_KL = exp(
 claim is used in its weak, generalised-CCA form: for linear functions of h, maximising agreement
 with the prototypes' mean g is the eigenproblem C_hg C_gh v = l S_h v, whitening on both sides makes
 it CCA, fitted on one half of the documents and scored on the other. That training by log loss *is*
-spectral contrastive learning is not claimed (the paper's fifth version withdraws it).
+spectral contrastive learning is not claimed (the paper's fifth version withdraws it). The
+eigenproblem itself, with the states alone whitened, is in `one_sided`.
 
 With the model's own predictions the comparison is a tautology: they are a smooth function of h, so
 any weights align, random ones too. The statement about learning needs targets from the data (the
@@ -113,7 +114,7 @@ def fit_canonical(
     require("E7, canonical correlation,", "tokens to fit on", have=len(left), need=need)
     left_mean, right_mean = left.double().mean(0), right.double().mean(0)
     x, y = left.double() - left_mean, right.double() - right_mean
-    white_x, white_y = _whitening(x, ridge), _whitening(y, ridge)
+    white_x, white_y = whitening(x, ridge), whitening(y, ridge)
     across = white_x.T @ (x.T @ y / len(x)) @ white_y
     u, _, v = torch.linalg.svd(across, full_matrices=False)
     return Canonical(
@@ -121,7 +122,10 @@ def fit_canonical(
     )
 
 
-def _whitening(centred: Tensor, ridge: float) -> Tensor:
+def whitening(
+    centred: Float[Tensor, "rows columns"], ridge: float
+) -> Float[Tensor, "columns columns"]:
+    """W with W^T S W = 1 for the covariance S and its ridge (a share of the mean variance)."""
     covariance = centred.T @ centred / len(centred)
     covariance.diagonal().add_(ridge * covariance.diagonal().mean().clamp_min(1e-12))
     values, vectors = torch.linalg.eigh(covariance)

@@ -34,6 +34,7 @@ from .futures import Futures, futures_of_run
 from .head_geometry import (
     metric_at,
 )
+from .one_sided import fit_one_sided, principal_scores, span_overlap
 from .predictions import last_site
 from .resampling import Estimate
 
@@ -69,6 +70,31 @@ class SpectralAlignment(Result):
     k: int = described("directions compared")
     n_fit: int = described("rows fitted on")
     n_test: int = described("rows scored on")
+    one_sided: np.ndarray | None = described(
+        "share of the variance of what stands for the prediction that the leading directions explain, "
+        "states alone whitened, held-out rows", axes=("variants",), default=None,
+    )  # fmt: skip
+    one_sided_curve: np.ndarray | None = described(
+        "the same for the first 1, 2, ... directions", axes=("variants", "directions"), default=None
+    )
+    one_sided_fit: np.ndarray | None = described(
+        "share of each direction on the rows of the fit, l / tr S_g",
+        axes=("variants", "directions"), default=None,
+    )  # fmt: skip
+    one_sided_null: np.ndarray | None = described(
+        "that of the leading ones, held-out rows paired at random", axes=("variants",), default=None
+    )
+    one_sided_null_high: np.ndarray | None = described(
+        "upper end of the null's central 95 %", axes=("variants",), default=None
+    )
+    one_sided_overlap: np.ndarray | None = described(
+        "overlap of these directions with the states' leading principal ones, held-out rows",
+        axes=("variants",), default=None,
+    )  # fmt: skip
+    cca_overlap: np.ndarray | None = described(
+        "the same of the canonical directions", axes=("variants",), default=None
+    )
+    chance_overlap: float | None = described("that of random white directions", default=None)
 
 
 @torch.no_grad()
@@ -76,7 +102,7 @@ def spectral_alignment(
     model: Model, run: Run, *, n_rows: int, n_fit: int = 4000, n_test: int = 1000, k: int = 16,
     seed: int = 0, progress: Progress | None = None,
 ) -> SpectralAlignment:  # fmt: skip
-    """Compare last states with what they predict, in the weak (generalised CCA) form.
+    """Compare last states with what they predict, in the weak (generalised CCA) form and one-sided.
 
     Variants: the unembedding row of the token that came (data), the mean row under the model's own
     prediction (tautological), and either with a model of the same shape whose weights are random, on
@@ -159,6 +185,7 @@ def spectral_alignment(
         k=k,
         n_fit=len(fit),
         n_test=len(test),
+        chance_overlap=k / states[0].shape[1],
     )
 
 
@@ -202,6 +229,14 @@ def _variant(
         return float((centred.T @ other[torch.from_numpy(order)]).square().sum() / scale)
 
     cka_null = permutation_null(cka, len(x), seed=seed)
+    one = fit_one_sided(left[0], right[0], n_directions=k)
+    curve = one.explained(left[1], right[1])
+
+    def share(order: Int64[np.ndarray, " rows"]) -> float:
+        return float(one.explained(left[1], right[1], torch.from_numpy(order))[-1])
+
+    share_null = permutation_null(share, len(x), seed=seed)
+    leading = principal_scores(left[0], left[1], k)
     pairs = correlations(x, y)
     return {
         "cca": np.array(float(pairs.mean())),
@@ -211,6 +246,13 @@ def _variant(
         "cka": np.array(float(linear_cka(left[1], right[1]))),
         "cka_null": np.array(cka_null.value),
         "cka_null_high": np.array(cka_null.high),
+        "one_sided": curve[-1].numpy(),
+        "one_sided_curve": curve.numpy(),
+        "one_sided_fit": one.shares.numpy(),
+        "one_sided_null": np.array(share_null.value),
+        "one_sided_null_high": np.array(share_null.high),
+        "one_sided_overlap": np.array(span_overlap(one.scores(left[1]), leading)),
+        "cca_overlap": np.array(span_overlap(x, leading)),
     }
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.linalg import orthogonal_procrustes
+from scipy.linalg import qr, svd
 from sklearn.cross_decomposition import CCA
 from sklearn.decomposition import PCA
 from sklearn.linear_model import RidgeCV
@@ -195,6 +195,10 @@ def procrustes(
 ) -> Float[Tensor, "test_items other"]:
     """The best rotation from one subject's signals to another's, both padded to one width.
 
+    With fewer items than units only the span of the items is turned; what stands outside it, where any
+    rotation would be as good, is dropped. (The full cross-covariance is then singular, which LAPACK's
+    divide-and-conquer may not survive.)
+
     Args:
         train: The source's signals of items that both have.
         others: The target's signals of the same items.
@@ -202,6 +206,8 @@ def procrustes(
     """
     width = max(train.shape[1], others.shape[1])
     padded = [aggregate(part, "pad", width).double().numpy() for part in (train, others, test)]
-    rotation, _ = orthogonal_procrustes(padded[0], padded[1])
+    (basis, own), (other_basis, other) = (qr(part.T, mode="economic") for part in padded[:2])
+    left, _, right = svd(own @ other.T, lapack_driver="gesvd")
+    rotation = basis @ left @ right @ other_basis.T
     scale = (padded[1] * (padded[0] @ rotation)).sum() / max(np.square(padded[0]).sum(), 1e-30)
     return torch.from_numpy(scale * padded[2] @ rotation)[:, : others.shape[1]].float()

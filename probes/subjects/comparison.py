@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
@@ -14,18 +14,12 @@ from torch import Tensor
 
 from ..errors import OptionError
 from ..results import Result, described
-from .baselines import (
-    canonical,
-    generalised,
-    paired_common_space,
-    procrustes,
-    relative_ridge,
-    ridge,
-    shared_linear,
-)
+from .baselines import canonical, generalised, relative_ridge, ridge, shared_linear
 from .bridge import Bridge, BridgeOptions
 from .data import FEWEST, Subject
-from .metrics import METRICS, explained, score
+from .metrics import METRICS, item_scores, score, with_bounds
+from .patching import ORIGINS, PATCHED, Host, patch_built
+from .synthesis import BUILDING, Built, build_signals, built_share
 from .training import BridgeTraining, reset_tune, train_bridge
 
 Progress = Callable[[int, int, str], None]
@@ -63,6 +57,49 @@ class SubjectsComparison(Result):
     subject_told: float = described("accuracy of telling the subject from the shared embedding")
     subject_chance: float = described("that of guessing")
     options: dict[str, Any] = described("architecture and training")
+    control: np.ndarray | None = described(
+        "whether nothing was learnt by what gives the signals", axes=("subjects",), default=None
+    )
+    floor: np.ndarray | None = described(
+        "number of the control that is a subject's floor, the same architecture untrained if there "
+        "is one; -1 for none", axes=("subjects",), default=None,
+    )  # fmt: skip
+    above_floor: np.ndarray | None = described(
+        "score above that of the floor, item by item; mean and bounds over documents",
+        axes=("methods", "subjects", "metrics", "bounds"), default=None,
+    )  # fmt: skip
+    patched: np.ndarray | None = described(
+        "ways of building whose states were put into models", axes=("patched",), default=None
+    )
+    recovered: np.ndarray | None = described(
+        "share of the mean state's loss that a built state does not lose, 1 for the own state; value "
+        "and bounds over documents", axes=("patched", "source", "target", "bounds"), default=None,
+    )  # fmt: skip
+    patch_loss: np.ndarray | None = described(
+        "what a built state costs the target's predictions at the item's positions",
+        axes=("patched", "source", "target", "bounds"), unit="nats", default=None,
+    )  # fmt: skip
+    patch_floor: np.ndarray | None = described(
+        "what the mean state costs", axes=("target", "bounds"), unit="nats", default=None
+    )
+    patch_clipped: np.ndarray | None = described(
+        "what standardising and clipping the own state costs",
+        axes=("target", "bounds"), unit="nats", default=None,
+    )  # fmt: skip
+    origins: np.ndarray | None = described(
+        "what states are built from", axes=("origins",), default=None
+    )
+    patch_summary: np.ndarray | None = described(
+        "share recovered, mean over pairs", axes=("patched", "origins", "bounds"), default=None
+    )
+    n_patched: int = described("items that states were put in for", default=0)
+
+    @property
+    def proper(self) -> np.ndarray:
+        """Which subjects are no controls."""
+        if self.control is None:
+            return np.ones(len(self.subjects), dtype=bool)
+        return ~np.asarray(self.control, dtype=bool)
 
 
 WAYS = ("bridge", "alone", "ridge", "shared linear", "CCA", "GCCA", "relative", "shuffled")
@@ -70,9 +107,6 @@ WAYS = ("bridge", "alone", "ridge", "shared linear", "CCA", "GCCA", "relative", 
 "relative" have one decoder behind a common space; a control."""
 JOINING = ("reset-tuned", "from scratch", "ridge", "relative, zero-shot")
 """Ways of joining. The last uses none of the newcomer's meanings, however many items it has."""
-BUILDING = ("bridge", "bridge without cycle", "paired ridge", "paired Procrustes", "paired GCCA")
-"""Ways of building one subject's signals from another's. Paired ones learn from the first half of the
-test items, which all subjects answered; a bridge has seen no stimulus that two subjects share."""
 
 
 def compare_subjects(
@@ -82,11 +116,14 @@ def compare_subjects(
     *,
     what: str,
     n_few: Sequence[int] = (32, 128, 512),
+    hosts: Mapping[str, Host] | None = None,
+    n_patched: int = 40,
     progress: Progress | None = None,
 ) -> SubjectsComparison:
     """Train a bridge and everything it is to be compared with.
 
     The last subject is also left out of a second bridge, which it then joins with few items.
+    Controls take part like subjects; what is said on average leaves them out.
 
     Args:
         subjects: At least three.
@@ -94,15 +131,28 @@ def compare_subjects(
         recipe: Its training; a network for one subject, or for few items, is trained alike.
         what: What the subjects are, for the report.
         n_few: Items the newcomer joins with; those it does not have are left out.
-        progress: Called after every optimiser step.
+        hosts: By subject's name, the model that built states are put into; needs `linear` signals.
+        n_patched: Items that is done for.
+        progress: Called after every optimiser step, then after every item that is put in.
 
     Raises:
-        OptionError: Fewer than three subjects, or no feasible number of items to join with.
+        OptionError: Fewer than three subjects or two that are no controls, a last one that is a
+            control, no feasible number of items to join with, or hosts for signals that are pooled.
     """
     if len(subjects) < 3:
         raise OptionError(f"a comparison needs at least three subjects, got {len(subjects)}.")
     architecture, recipe = architecture or BridgeOptions(), recipe or BridgeTraining()
+    n_proper = sum(not subject.is_control for subject in subjects)
+    if n_proper < 2:
+        raise OptionError(f"at least two subjects must be no controls, got {n_proper}.")
     newcomer = subjects[-1]
+    if newcomer.is_control:
+        raise OptionError(f"the last subject joins and must be no control, got {newcomer.name!r}.")
+    if hosts and architecture.aggregate != "linear":
+        raise OptionError(
+            "hosts need built states as wide as the model's: aggregate must be 'linear', got "
+            f"{architecture.aggregate!r}."
+        )
     few = [n for n in n_few if FEWEST <= n <= len(newcomer.train)]
     if not few:
         raise OptionError(
@@ -110,12 +160,14 @@ def compare_subjects(
         )
     counter = _Counter(recipe.n_steps, 3 + len(subjects) + 2 * len(few), progress)
     bridge = train_bridge(subjects, architecture, recipe, progress=counter.next("bridge"))
-    read = _read(subjects, bridge, architecture, recipe, counter)
+    columns = _read(subjects, bridge, architecture, recipe, counter)
     uncycled = train_bridge(
         subjects, architecture, replace(recipe, cycle_weight=0.0), progress=counter.next("no cycle")
     )
     joined = _join(subjects, few, architecture, recipe, counter)
     told, chance = _telling_subjects(bridge, subjects)
+    built = build_signals(bridge, uncycled, subjects)
+    floor = np.array([_floor(subject, subjects) for subject in subjects])
     return SubjectsComparison(
         what=what,
         subjects=np.array([subject.name for subject in subjects]),
@@ -123,22 +175,28 @@ def compare_subjects(
         n_train=np.array([len(subject.train) for subject in subjects]),
         n_test=len(newcomer.test),
         metrics=np.array(METRICS),
-        methods=np.array(list(read)),
-        read=np.stack(list(read.values())),
+        methods=np.array(list(columns)),
+        read=_bounded(columns, subjects),
         newcomer=newcomer.name,
         n_few=np.array(few),
         joining=np.array(list(joined)),
         joined=np.stack(list(joined.values())),
         building=np.array(BUILDING),
-        synthesis=_synthesis(bridge, uncycled, subjects),
+        synthesis=built_share(built, bridge, subjects),
         subject_told=told,
         subject_chance=chance,
         options={"architecture": asdict(architecture), "training": asdict(recipe)},
+        control=np.array([subject.is_control for subject in subjects]),
+        floor=floor,
+        above_floor=_above_floor(columns, floor, subjects),
+        **(_put_back(subjects, hosts, built, n_patched, progress) if hosts else {}),
     )
 
 
 Scores = dict[str, np.ndarray]
 """Scores by way; axes as in the result."""
+Columns = dict[str, list[np.ndarray]]
+"""Scores of every test item, by way and subject."""
 
 
 def _read(
@@ -147,7 +205,7 @@ def _read(
     architecture: BridgeOptions,
     recipe: BridgeTraining,
     counter: _Counter,
-) -> Scores:
+) -> Columns:
     width = max(subject.width for subject in subjects)
     together = {"shared linear": shared_linear(subjects, width), "GCCA": generalised(subjects)}
     if _have_anchors(subjects):
@@ -164,8 +222,58 @@ def _read(
             "shuffled": by_bridge.roll(1, 0),
         } | {way: found[subject.name] for way, found in together.items()}
         for way, found in predicted.items():
-            scores[way].append(score(found, subject.test_targets, subject.test_documents))
-    return {way: np.stack(found) for way, found in scores.items() if found}
+            scores[way].append(item_scores(found, subject.test_targets))
+    return {way: found for way, found in scores.items() if found}
+
+
+def _bounded(columns: Columns, subjects: Sequence[Subject]) -> np.ndarray:
+    """Means and bounds; axes as in `read`."""
+    return np.stack([
+        [
+            with_bounds(own, subject.test_documents)
+            for own, subject in zip(one, subjects, strict=True)
+        ]
+        for one in columns.values()
+    ])
+
+
+def _floor(subject: Subject, subjects: Sequence[Subject]) -> int:
+    """Number of the control that is a subject's floor, its own before that of all; -1 for none."""
+    if subject.is_control:
+        return -1
+    controls = {one.floor_of: number for number, one in enumerate(subjects) if one.is_control}
+    return controls.get(subject.name, controls.get("", -1))
+
+
+def _above_floor(columns: Columns, floor: np.ndarray, subjects: Sequence[Subject]) -> np.ndarray:
+    """What subjects have over their floors, pair by pair of the same items."""
+    found = np.full((len(columns), len(subjects), len(METRICS), 3), np.nan)
+    for way, one in enumerate(columns.values()):
+        for j, below in enumerate(floor.tolist()):
+            if below >= 0:
+                found[way, j] = with_bounds(one[j] - one[below], subjects[j].test_documents)
+    return found
+
+
+def _put_back(
+    subjects: Sequence[Subject],
+    hosts: Mapping[str, Host],
+    built: Built,
+    n_patched: int,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """Fields of the result on states put into models."""
+    found = patch_built(subjects, hosts, built, n_items=n_patched, progress=progress)
+    return {
+        "patched": np.array(PATCHED),
+        "recovered": found.recovered,
+        "patch_loss": found.loss,
+        "patch_floor": found.floor,
+        "patch_clipped": found.clipped,
+        "origins": np.array(ORIGINS),
+        "patch_summary": found.summary,
+        "n_patched": found.n_items,
+    }
 
 
 def _have_anchors(subjects: Sequence[Subject]) -> bool:
@@ -206,30 +314,6 @@ def _join(
 @torch.no_grad()
 def _meaning(bridge: Bridge, subject: Subject) -> Tensor:
     return bridge.read(subject.name, subject.test)
-
-
-@torch.no_grad()
-def _synthesis(bridge: Bridge, uncycled: Bridge, subjects: Sequence[Subject]) -> np.ndarray:
-    """R^2 of the second half of every subject's test signals, built from every subject's."""
-    found = np.zeros((len(BUILDING), len(subjects), len(subjects)))
-    half = len(subjects[0].test) // 2
-    first, second = (
-        [one.test[part] for one in subjects] for part in (slice(half), slice(half, None))
-    )
-    for j, target in enumerate(subjects):
-        wanted = bridge.port(target.name).pool(target.test)
-        in_common = paired_common_space(first, second, wanted[:half])
-        for i, source in enumerate(subjects):
-            given = source.test
-            built = (
-                bridge.synthesise(source.name, target.name, given[half:]),
-                uncycled.synthesise(source.name, target.name, given[half:]),
-                ridge(given[:half], wanted[:half], given[half:]),
-                procrustes(given[:half], wanted[:half], given[half:]),
-                in_common[i],
-            )
-            found[:, i, j] = [explained(each, wanted[half:]) for each in built]
-    return found
 
 
 @torch.no_grad()

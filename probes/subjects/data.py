@@ -34,6 +34,13 @@ class Subject:
     representations compare with. None where there are none."""
     test_documents: Int64[np.ndarray, " test_items"] | None = None
     """Document that each test item is from, for intervals; None where every item stands alone."""
+    floor_of: str | None = None
+    """None for a subject proper. A control has the name of the subject it is the floor of (the same
+    architecture, untrained), or an empty text where it is the floor of all (no model at all)."""
+    mean: Float[Tensor, " width"] | None = None
+    """What was subtracted from signals when they were standardised; None where nobody asks."""
+    scale: Float[Tensor, " width"] | None = None
+    """What they were divided by."""
 
     def __post_init__(self) -> None:
         parts = [self.train, self.test, *([] if self.anchors is None else [self.anchors])]
@@ -51,6 +58,23 @@ class Subject:
         for part in (*parts, self.train_targets, self.test_targets):
             if not torch.isfinite(part).all():
                 raise OptionError(f"{self.name} has signals or targets that are not finite.")
+
+    @property
+    def is_control(self) -> bool:
+        """Whether nothing was learnt by what gives its signals."""
+        return self.floor_of is not None
+
+    def restored(self, signals: Float[Tensor, "others width"]) -> Float[Tensor, "others width"]:
+        """Standardised signals back on the subject's own scale (what was clipped stays so).
+
+        Raises:
+            OptionError: The scale is not known.
+        """
+        if self.mean is None or self.scale is None:
+            raise OptionError(
+                f"{self.name} must have mean and scale for its signals to be restored."
+            )
+        return signals * self.scale + self.mean
 
     @property
     def width(self) -> int:
@@ -93,6 +117,13 @@ def standardise(
     Returns:
         All of them, training signals first.
     """
-    mean, std = train.mean(0), train.std(0)
-    std = torch.where(std > 1e-6 * std.max().clamp(min=1e-30), std, torch.ones_like(std))
+    mean, std = scaling(train)
     return tuple(((part - mean) / std).clamp(-clip, clip) for part in (train, *others))
+
+
+def scaling(
+    train: Float[Tensor, "items width"],
+) -> tuple[Float[Tensor, " width"], Float[Tensor, " width"]]:
+    """Mean and standard deviation of each unit; 1 for the latter where a unit hardly moves."""
+    mean, std = train.mean(0), train.std(0)
+    return mean, torch.where(std > 1e-6 * std.max().clamp(min=1e-30), std, torch.ones_like(std))

@@ -46,6 +46,34 @@ def top_one(
     return (found.argmax(1) == torch.arange(len(found), device=found.device)).double()
 
 
+def item_scores(
+    predicted: Float[Tensor, "items d"], target: Float[Tensor, "items d"]
+) -> Float[np.ndarray, "items metrics"]:
+    """Each of `METRICS` for every item.
+
+    Args:
+        predicted: Meanings read off signals.
+        target: What the stimuli mean, in the same order.
+    """
+    cosine = F.cosine_similarity(predicted, target, dim=1).double()
+    columns = torch.stack([two_way(predicted, target), top_one(predicted, target), cosine], 1)
+    return columns.detach().cpu().numpy()
+
+
+def with_bounds(
+    columns: Float[np.ndarray, "items columns"],
+    documents: Int64[np.ndarray, " items"] | None = None,
+) -> Float[np.ndarray, "columns 3"]:
+    """Mean, lower and upper 95 % bound over documents of each column.
+
+    Args:
+        columns: Values of every item.
+        documents: Document that each item is from; None where every item stands alone.
+    """
+    ones = np.ones(len(columns), dtype=np.int64)
+    return np.stack(mean_with_interval(columns, ones, documents), axis=1)
+
+
 def score(
     predicted: Float[Tensor, "items d"],
     target: Float[Tensor, "items d"],
@@ -58,11 +86,7 @@ def score(
         target: What the stimuli mean, in the same order.
         documents: Document that each item is from; None where every item stands alone.
     """
-    cosine = F.cosine_similarity(predicted, target, dim=1).double()
-    columns = torch.stack([two_way(predicted, target), top_one(predicted, target), cosine], 1)
-    ones = np.ones(len(predicted), dtype=np.int64)
-    bounds = mean_with_interval(columns.detach().cpu().numpy(), ones, documents)
-    return np.stack(bounds, axis=1)
+    return with_bounds(item_scores(predicted, target), documents)
 
 
 def explained(predicted: Float[Tensor, "items d"], signal: Float[Tensor, "items d"]) -> float:

@@ -11,7 +11,7 @@ item's tokens and reduced to its largest principal components on the training it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from torch import Tensor
 from ..capture import capture
 from ..errors import OptionError
 from ..model import Model
-from .data import Subject, standardise
+from .data import Subject, scaling, standardise
 
 Progress = Callable[[int, int, str], None]
 Pool = Literal["mean", "last"]
@@ -94,24 +94,45 @@ def signals(
             f"Each subject's site must name one site, got {len(places)} for {list(sites)}; a pattern "
             "such as layers.* is several subjects."
         )
-    if not getattr(model.tokenizer, "is_fast", False):
-        raise OptionError(f"{model.name} needs a tokenizer that tells characters of its tokens.")
+    require_offsets(model)
     rows: list[list[Tensor]] = [[] for _ in places]
     for number, item in enumerate(items):
-        encoded = model.tokenizer(item.text, return_offsets_mapping=True)
-        ids = torch.tensor(encoded["input_ids"])[None]
-        ends = torch.tensor(encoded["offset_mapping"])[:, 1]
-        inside = torch.nonzero(ends > item.start)[:, 0]
-        inside = inside[inside > 0] if len(inside) > 1 else inside
+        ids, inside = tokens_of(model, item, pool)
         names = [place.name for place in places]
         with torch.no_grad(), capture(model, *names, stop_early=True) as acts:
-            model(ids, use_cache=False)
+            model(ids[None], use_cache=False)
         for held, name in zip(rows, names, strict=True):
-            states = acts[name][0, inside].float()
-            held.append((states.mean(0) if pool == "mean" else states[-1]).cpu())
+            held.append(acts[name][0, inside].float().mean(0).cpu())
         if progress is not None:
             progress(number + 1, len(items), model.name)
     return {site: torch.stack(held) for site, held in zip(sites, rows, strict=True)}
+
+
+def require_offsets(model: Model) -> None:
+    """Refuse a tokenizer that cannot tell the characters of its tokens.
+
+    Raises:
+        OptionError: It cannot.
+    """
+    if not getattr(model.tokenizer, "is_fast", False):
+        raise OptionError(f"{model.name} needs a tokenizer that tells characters of its tokens.")
+
+
+def tokens_of(
+    model: Model, item: Item, pool: Pool
+) -> tuple[Int64[Tensor, " positions"], Int64[Tensor, " inside"]]:
+    """What a model reads of an item, and which positions its signal is the mean of.
+
+    Args:
+        model: An opened model.
+        item: A span.
+        pool: All tokens of the item, or its last; the text's first token never counts unless alone.
+    """
+    encoded = model.tokenizer(item.text, return_offsets_mapping=True)
+    ends = torch.tensor(encoded["offset_mapping"])[:, 1]
+    inside = torch.nonzero(ends > item.start)[:, 0]
+    inside = inside[inside > 0] if len(inside) > 1 else inside
+    return torch.tensor(encoded["input_ids"]), inside if pool == "mean" else inside[-1:]
 
 
 def teacher_targets(
@@ -159,6 +180,7 @@ def model_subjects(
     shared: bool = False,
     n_anchors: int = 0,
     test_documents: Int64[np.ndarray, " test_items"] | None = None,
+    controls: Mapping[str, str] | None = None,
 ) -> list[Subject]:
     """Subjects from signals of the same items.
 
@@ -170,16 +192,19 @@ def model_subjects(
             two subjects share a stimulus.
         n_anchors: How many of the first rows are anchors, which nobody trains on.
         test_documents: Document of each test item, for intervals.
+        controls: By name of a control, the subject it is the floor of; empty where of all.
     """
     subjects = []
     for number, (name, rows) in enumerate(sources.items()):
         first = n_anchors + (0 if shared else number)
         own = torch.arange(first, n_train, 1 if shared else len(sources))
         train, test, anchors = standardise(rows[own], rows[n_train:], rows[:n_anchors])
+        mean, scale = scaling(rows[own])
         subjects.append(
             Subject(
                 name, train, targets[own], test, targets[n_train:],
                 anchors if n_anchors else None, test_documents,
+                (controls or {}).get(name), mean, scale,
             )
         )  # fmt: skip
     return subjects

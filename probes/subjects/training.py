@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import OptionError
-from .bridge import Bridge, BridgeOptions
+from .bridge import Bridge, BridgeOptions, port_key
 from .data import Subject
 
 Progress = Callable[[int, int, str], None]
@@ -122,9 +122,8 @@ def reset_tune(
     if not others:
         raise OptionError("reset_tune needs at least one subject of the bridge for the cycle.")
     bridge.join(newcomer)
-    named = [
-        (k, p) for k, p in bridge.named_parameters() if k.startswith(f"ports.{newcomer.name}.")
-    ]
+    own = f"ports.{port_key(newcomer.name)}."
+    named = [(k, p) for k, p in bridge.named_parameters() if k.startswith(own)]
     _train(
         bridge,
         named,

@@ -131,5 +131,60 @@ def alignment(stored: Stored, context: Context) -> Section:
         chapter=CHAPTER,
         intro="The spectral claim in its weak form: a generalised CCA between states and prototypes. "
         "With the model's own predictions it is a tautology.",
-        figures=(figure,),
+        figures=(figure, *_one_sided(stored, names)),
     )
+
+
+def _one_sided(stored: Stored, names: list[str]) -> list[Figure]:
+    """How much of what came the leading directions explain; files from before it have none."""
+    share, curve = stored.values.get("one_sided"), stored.values.get("one_sided_curve")
+    if share is None or curve is None:
+        return []
+    count = np.arange(1, curve.shape[1] + 1)
+    apart = "more" if share[0] > stored.one_sided_null_high[0] else "no more"
+    learnt = "more than" if share[0] > share[1] else "no more than"
+    overlap = (
+        f"overlap with the {stored.k} leading principal directions of the states "
+        f"{stored.one_sided_overlap[0]:.2f} (canonical directions {stored.cca_overlap[0]:.2f}, random "
+        f"white ones {stored.chance_overlap:.2f})"
+    )
+    return [
+        Figure(
+            id=f"{stored.name}-one-sided",
+            question="How much of what comes do the states' leading directions explain?",
+            reading=f"{stored.k} directions explain {_part(share[0])} of the variance of the tokens "
+            f"that came, {apart} than rows paired at random ({_part(stored.one_sided_null[0])}) and "
+            f"{learnt} those of random weights ({_part(share[1])}); of the model's own predictions "
+            f"{_part(share[2])}.",
+            chart=lines(
+                as_rows(
+                    directions=np.tile(count, len(names)),
+                    **{"share explained": curve.ravel()},
+                    of=np.repeat(names, len(count)),
+                ),
+                x="directions",
+                y="share explained",
+                series="of",
+            ),
+            data={
+                "of": [name for name in names for _ in count],
+                "directions": np.tile(count, len(names)).tolist(),
+                "share explained, held-out": curve.ravel().tolist(),
+                "share of the direction alone, rows of the fit": stored.one_sided_fit.ravel().tolist(),
+            },
+            n=f"{stored.n_fit:,} rows to fit, {stored.n_test:,} of other documents to score",
+            interval="null: 100 permutations",
+            source=f"{stored.source}/one_sided_curve",
+            notes=(
+                overlap,
+                "a share below 0: on other documents the fit does worse than the mean would",
+                "only the states are whitened, so a direction counts by how much it moves",
+            ),
+            wide=True,
+        )
+    ]
+
+
+def _part(share: float) -> str:
+    """A held-out share in words; how far one lies below 0 tells of the fit, not of the states."""
+    return f"{share:.1%}" if share > 0 else "nothing"

@@ -200,6 +200,9 @@ def _subjects(seed: int) -> SubjectsComparison:
         building=names("bridge", "no cycle"), read=_array(generator, "", ("m", "s", "k", "bounds"))
         [[0, 0, 0, 1, 1, 1]] + generator.random((6, 1, 1, 1)),
         joined=generator.random((3, 2, 2, 3)), n_few=np.array([32, 64]),
+        control=np.array([False, False]), floor=np.array([1, -1]),
+        above_floor=_array(generator, "", ("m", "s", "k", "bounds"))[[0, 0, 0, 1, 1, 1]],
+        patched=names("bridge", "paired ridge"), origins=names("other subjects", "controls"),
     )  # fmt: skip
 
 

@@ -304,6 +304,13 @@ def test_alignment_is_high_for_own_predictions_even_with_random_weights(
     assert by_name["token that came"] > found.cca_null_high[0]
     assert by_name["token that came"] > by_name["token that came, random weights"]
     assert abs(found.cca_null).max() < 0.05
+    assert found.one_sided is not None
+    assert found.one_sided_null_high is not None
+    assert found.one_sided_curve is not None
+    assert found.one_sided[0] > found.one_sided_null_high[0]
+    assert found.one_sided[0] > found.one_sided[1], "what random weights explain of the tokens"
+    assert found.one_sided[2] > found.one_sided[0], "own predictions are a function of the state"
+    np.testing.assert_allclose(found.one_sided_curve[:, -1], found.one_sided)
 
 
 def test_every_result_comes_back_from_the_run_file(toy: Toy):

@@ -80,6 +80,7 @@ def test_the_contrast_is_the_mean_of_both_directions() -> None:
 
 def test_joining_leaves_everything_else_bit_for_bit() -> None:
     *others, newcomer = voxel_subjects(SMALL)
+    newcomer = replace(newcomer, name="a model layers.3.resid_post")  # dots, as sites have them
     bridge = train_bridge(others, NET, SHORT)
     before = {key: value.clone() for key, value in bridge.state_dict().items()}
     reset_tune(bridge, newcomer, others, SHORT)

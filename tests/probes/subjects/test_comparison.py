@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import orthogonal_procrustes
 from sklearn.linear_model import Ridge
 
 from fluoroscope.probes import Model
@@ -73,6 +74,24 @@ def test_procrustes_undoes_a_rotation() -> None:
     train, test = normal(40, 5, seed=1), normal(10, 5, seed=2)
     found = procrustes(train, 3 * train @ rotation, test)
     torch.testing.assert_close(found, 3 * test @ rotation, rtol=1e-4, atol=1e-4)
+
+
+def test_procrustes_is_scipys_and_turns_only_what_few_items_span() -> None:
+    train, others, test = normal(30, 6), normal(30, 6, seed=1), normal(9, 6, seed=2)
+    rotation = torch.from_numpy(orthogonal_procrustes(train.numpy(), others.numpy())[0])
+    scale = float((others * (train @ rotation)).sum() / train.square().sum())
+    torch.testing.assert_close(
+        procrustes(train, others, test), scale * test @ rotation, rtol=1e-4, atol=1e-4
+    )
+    # Three items in 300 units: the same turn within their span, nothing of what is outside it.
+    few, turn = normal(3, 300), torch.linalg.qr(normal(300, 300, seed=1))[0]
+    inside = normal(5, 3, seed=2) @ few
+    torch.testing.assert_close(
+        procrustes(few, few @ turn, inside), inside @ turn, rtol=1e-3, atol=1e-3
+    )
+    outside = normal(5, 300, seed=3)
+    outside -= outside @ torch.linalg.pinv(few) @ few
+    assert procrustes(few, few @ turn, outside).abs().max() < 1e-3
 
 
 def test_a_comparison_has_every_way_and_survives_a_file(tmp_path) -> None:
