@@ -93,7 +93,7 @@ class FixedCache(Cache):
         """Tokens before those of the next pass."""
         return self._held
 
-    def crop(self, max_length: int) -> None:
+    def crop(self, tokens_to_remove: int) -> None:
         """Nothing: what is forgotten stays behind the place that the next pass writes at."""
 
     def make_room(self, tokens: int) -> None:

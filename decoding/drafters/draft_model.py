@@ -56,7 +56,8 @@ class DraftModel:
     def __init__(
         self, model: Model, sampling: SamplingOptions, cache: CacheKind = "growing"
     ) -> None:
-        self.model, self.sampling, self._cache = model, sampling, cache
+        self.model, self.sampling = model, sampling
+        self._cache: CacheKind = cache
         self._sampler = Sampler(sampling, model.device)
         self._target: Target | None = None
 

@@ -302,7 +302,9 @@ def _listed(values: Any) -> Any:
 
     if values is None or values.dtype.kind != "f":
         return None if values is None else values.tolist()
-    return np.where(np.isfinite(values), values.astype(object), None).tolist()
+    cells = values.astype(object)
+    cells[~np.isfinite(values)] = None
+    return cells.tolist()
 
 
 def _show_patched(terminal: Terminal, found: Any) -> None:

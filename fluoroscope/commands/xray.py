@@ -103,17 +103,20 @@ def xray(
 def _trace(terminal: Terminal, model: Any, name: str, prompt: str, output: Path) -> None:
     """Decode the traced prompt with an engine and keep what went on."""
     from ..decoding import RollBackError, Stopping, make_engine, save_generations
+    from ..decoding.kept import identity_of
 
     terminal.say(f"Decoding the traced generation with {name}")
     # Drafts are verified whole, so that the page shows what each method proposes.
     whole = {} if name == "plain" else {"thrifty": False}
     engine = make_engine(model, name, **whole)
+    rules = Stopping(max_new_tokens=NEW_TOKENS)
+    sites = ["layers.*.resid_post"] if name in SEEN_INSIDE else []
     try:
         made = engine.generate(
             prompt,
-            stopping=Stopping(max_new_tokens=NEW_TOKENS),
+            stopping=rules,
             chat=model.has_tokenizer and model.tokenizer.chat_template is not None,
-            sites=["layers.*.resid_post"] if name in SEEN_INSIDE else [],
+            sites=sites,
         )
     except RollBackError as error:
         terminal.say(f"{name} is left out: {error}")
@@ -124,6 +127,7 @@ def _trace(terminal: Terminal, model: Any, name: str, prompt: str, output: Path)
             engine,
             made,
             keep_states=name == "plain",
+            identity=identity_of(engine, rules, sites),
             progress=progress,
         )
 

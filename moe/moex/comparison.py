@@ -235,12 +235,12 @@ class _Bench:
                 name = f"{checkpoint.parent.name}, {note}"
                 self._progress(self._done, max(self._planned, self._done), name)
 
+        module.to(self._device)  # type: ignore[arg-type]
         train(
-            module.to(self._device), self.task.train_rows,
-            replace(self.options.training, seed=seed),
+            module, self.task.train_rows, replace(self.options.training, seed=seed),
             first=first, last=last, checkpoint=checkpoint, progress=told,
         )  # fmt: skip
-        module.to("cpu")
+        module.to("cpu")  # type: ignore[arg-type]
 
     def _keep(self, module: PreTrainedModel, folder: Path) -> None:
         part = folder.with_name(folder.name + ".part")

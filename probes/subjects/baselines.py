@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.linalg import qr, svd
+from scipy.linalg import svd
 from sklearn.cross_decomposition import CCA
 from sklearn.decomposition import PCA
 from sklearn.linear_model import RidgeCV
@@ -206,7 +206,7 @@ def procrustes(
     """
     width = max(train.shape[1], others.shape[1])
     padded = [aggregate(part, "pad", width).double().numpy() for part in (train, others, test)]
-    (basis, own), (other_basis, other) = (qr(part.T, mode="economic") for part in padded[:2])
+    (basis, own), (other_basis, other) = (np.linalg.qr(part.T) for part in padded[:2])
     left, _, right = svd(own @ other.T, lapack_driver="gesvd")
     rotation = basis @ left @ right @ other_basis.T
     scale = (padded[1] * (padded[0] @ rotation)).sum() / max(np.square(padded[0]).sum(), 1e-30)

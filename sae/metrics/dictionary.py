@@ -33,7 +33,7 @@ class Dictionary(Protocol):
         ...
 
 
-Dictionary.register(SparseAutoencoder)
+Dictionary.register(SparseAutoencoder)  # pyright: ignore[reportAttributeAccessIssue]
 """Asked at run time, Python 3.12 does not find `W_dec` where a module keeps its parameters."""
 
 

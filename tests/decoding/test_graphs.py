@@ -88,9 +88,10 @@ def test_what_a_text_leaves_behind_is_not_seen_by_the_next(monkeypatch) -> None:
     target = Target(model, cache="graph")
     with torch.inference_mode():
         target.prefill(ids(1, 9)[0])
-        for slab in target._cache._slabs.values():
-            slab.buffers.fill_(torch.nan)
-    del slab, target
+        assert isinstance(target._cache, static_cache.FixedCache)
+        for held in target._cache._slabs.values():
+            held.buffers.fill_(torch.nan)
+    del target
     gc.collect()
     prompt = ids(1, 5)[0]
     made = generate(model, prompt, cache="graph", max_new_tokens=8, ignore_eos=True)[0]
@@ -203,7 +204,7 @@ def test_a_pass_that_waits_for_the_gpu_cannot_be_recorded() -> None:
     own = type(model.module).forward
 
     class Asking(type(model.module)):
-        def forward(self, input_ids=None, **rest):
+        def forward(self, input_ids: torch.Tensor, **rest):
             if int(input_ids.sum()) < 0:
                 raise ValueError
             return own(self, input_ids, **rest)

@@ -7,8 +7,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from fluoroscope.cli import app
 from fluoroscope.decoding import Engine

@@ -87,6 +87,8 @@ def test_own_states_recover_all_mean_states_nothing(tiny_llama: Model) -> None:
         own = target.test[later]
         states = hosts[target.name].states if target.name in hosts else target.test
         if target.name in hosts:  # unclipped, so that nothing at all is lost
+            assert target.mean is not None
+            assert target.scale is not None
             own = (states[later] - target.mean) / target.scale
         for i in range(len(subjects)):
             built["bridge", i, j] = own if i == j else torch.zeros_like(own)
