@@ -141,6 +141,12 @@ def _one_sided(stored: Stored, names: list[str]) -> list[Figure]:
     if share is None or curve is None:
         return []
     count = np.arange(1, curve.shape[1] + 1)
+    short = [
+        label(str(name), longest=60)
+        .replace("token that came,", "came,")
+        .replace("own prediction,", "own,")
+        for name in stored.variants
+    ]
     apart = "more" if share[0] > stored.one_sided_null_high[0] else "no more"
     learnt = "more than" if share[0] > share[1] else "no more than"
     overlap = (
@@ -160,7 +166,7 @@ def _one_sided(stored: Stored, names: list[str]) -> list[Figure]:
                 as_rows(
                     directions=np.tile(count, len(names)),
                     **{"share explained": curve.ravel()},
-                    of=np.repeat(names, len(count)),
+                    of=np.repeat(short, len(count)),
                 ),
                 x="directions",
                 y="share explained",
@@ -177,6 +183,7 @@ def _one_sided(stored: Stored, names: list[str]) -> list[Figure]:
             source=f"{stored.source}/one_sided_curve",
             notes=(
                 overlap,
+                "own predictions are a tautology",
                 "a share below 0: on other documents the fit does worse than the mean would",
                 "only the states are whitened, so a direction counts by how much it moves",
             ),
