@@ -71,14 +71,14 @@ class RecordedPasses:
     def __init__(self, model: Model, n_layers: int) -> None:
         self.cache = FixedCache(n_layers, model.device, FIRST_SIZE)
         self.n_recordings = 0
-        self._made_for = _whereabouts(model.module)
+        self._made_for = _state(model)
         self._parts = [weakref.ref(part) for part in model.module.modules()]
         self._recorded: dict[int, Recording] = {}
         self._size = self.cache.size
 
     def fits(self, model: Model) -> bool:
-        """Whether the model's weights still lie where the recordings read them."""
-        return self._made_for == _whereabouts(model.module)
+        """Whether the model is as it was recorded, its weights where the recordings read them."""
+        return self._made_for == _state(model)
 
     def run(
         self, model: Model, ids: Int64[Tensor, "1 rows"], arguments: dict[str, Any]
@@ -215,9 +215,10 @@ def record(call: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, Ca
     return result, graph.replay
 
 
-def _whereabouts(module: nn.Module) -> tuple[int, ...]:
-    """Where weights and buffers lie in memory."""
-    return tuple(x.data_ptr() for x in (*module.parameters(), *module.buffers()))
+def _state(model: Model) -> tuple[object, ...]:
+    """What recordings are made for: where weights and buffers lie, and how attention is computed."""
+    held = (*model.module.parameters(), *model.module.buffers())
+    return (model.config._attn_implementation, *(x.data_ptr() for x in held))
 
 
 def _is_watched(part: weakref.ref[nn.Module]) -> bool:

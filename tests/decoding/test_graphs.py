@@ -98,7 +98,9 @@ def test_what_a_text_leaves_behind_is_not_seen_by_the_next(monkeypatch) -> None:
     assert list(made.token_ids) == own_greedy(model, prompt, 8)
 
 
-def test_recordings_are_made_anew_where_weights_have_moved(monkeypatch) -> None:
+def test_recordings_are_made_anew_where_weights_have_moved_or_attention_is_another(
+    monkeypatch,
+) -> None:
     stand_in(monkeypatch)
     model = double_llama()
     target = Target(model, cache="graph")
@@ -107,7 +109,11 @@ def test_recordings_are_made_anew_where_weights_have_moved(monkeypatch) -> None:
     gc.collect()
     weight = model.module.model.layers[1].mlp.up_proj.weight
     weight.data = weight.data.clone()
-    assert Target(model, cache="graph")._passes is not lent
+    moved = Target(model, cache="graph")._passes
+    assert moved is not lent
+    gc.collect()
+    model.module.set_attn_implementation("eager")
+    assert Target(model, cache="graph")._passes is not moved
 
 
 def test_recordings_are_made_anew_in_longer_buffers(monkeypatch) -> None:
