@@ -11,11 +11,14 @@ from ..figure import Figure
 from ..section import Context, Section, Stored
 from ..tokens import label
 
+MOST_DOTS = 20
+"""Dots with their names that a chart can show; more are a heat map."""
+
 
 def subjects(stored: Stored, context: Context) -> Section:
     """Section of the result kind `subjects`."""
-    names = [label(str(name)) for name in stored.subjects]
     proper = _proper(stored)
+    names, shared = _short([label(str(name), longest=80) for name in stored.subjects], proper)
     n = f"{stored.n_test} test items, the same for all of {len(names)} subjects"
     means = stored.read[:, proper, 0, 0].mean(1)
     methods = [str(method) for method in stored.methods]
@@ -24,8 +27,8 @@ def subjects(stored: Stored, context: Context) -> Section:
         title="One decoder for many subjects",
         chapter="Other results",
         intro=(
-            f"Subjects: {label(stored.what)}. A bridge (arXiv 2404.07850) gives each subject a port "
-            "of its own and all of them one translator to meaning. Two-way identification is the "
+            f"Subjects: {label(stored.what)}.{shared} A bridge (arXiv 2404.07850) gives each subject a "
+            "port of its own and all of them one translator to meaning. Two-way identification is the "
             "share of other items that a reading resembles less than its own; chance is one half. "
             f"A probe tells the subject from the shared embedding {stored.subject_told:.0%} of the "
             f"time ({stored.subject_chance:.0%} by guessing)." + _controls(names, proper)
@@ -51,6 +54,24 @@ def _proper(stored: Stored) -> np.ndarray:
     return np.ones(len(stored.subjects), bool) if control is None else ~np.asarray(control, bool)
 
 
+def _short(names: list[str], proper: np.ndarray) -> tuple[list[str], str]:
+    """Names without what all subjects that are no controls share, and that in words."""
+    own = [name for name, is_own in zip(names, proper, strict=True) if is_own]
+    models = {name.partition(" ")[0] for name in own if " " in name}
+    if len(own) < 2 or len(models) != 1 or not all(" " in name for name in own):
+        return names, ""
+    model, kinds = models.pop(), {name.rpartition(".")[2] for name in own}
+    kind = "." + kinds.pop() if len(kinds) == 1 else ""
+    short = [
+        name.removeprefix(model).removeprefix(",").strip().removesuffix(kind)
+        if name.startswith(model)
+        else name
+        for name in names
+    ]
+    sites = f"{kind[1:]} of " if kind else "sites of "
+    return short, f" Those that are no controls are {sites}{model}."
+
+
 def _controls(names: list[str], proper: np.ndarray) -> str:
     controls = [name for name, own in zip(names, proper, strict=True) if not own]
     if not controls:
@@ -59,16 +80,17 @@ def _controls(names: list[str], proper: np.ndarray) -> str:
 
 
 def _read(stored: Stored, methods: list[str], names: list[str], n: str) -> Figure:
-    two_way = stored.read[:, :, 0]
+    two_way, proper = stored.read[:, :, 0], _proper(stored)
+    drawn = two_way[:, proper].transpose(1, 0, 2).reshape(-1, 3)
+    own = [name for name, is_own in zip(names, proper, strict=True) if is_own]
     rows = as_rows(
-        way=[
-            f"{method}, {name}" for name in names for method in methods
-        ],
-        **{"two-way identification": two_way[:, :, 0].T.ravel()},
-        low=two_way[:, :, 1].T.ravel(),
-        high=two_way[:, :, 2].T.ravel(),
-    )  # fmt: skip
-    proper = _proper(stored)
+        subject=[name for name in own for _ in methods],
+        way=methods * len(own),
+        both=[f"{method}, {name}" for name in own for method in methods],
+        **{"two-way identification": drawn[:, 0]},
+        low=drawn[:, 1],
+        high=drawn[:, 2],
+    )
     best = two_way[:, proper, 0].mean(1)[:-1].argmax()
     data: dict[str, list[Any]] = {
         "subject": [name for name in names for _ in methods],
@@ -80,11 +102,16 @@ def _read(stored: Stored, methods: list[str], names: list[str], n: str) -> Figur
         id=f"{stored.name}-read",
         question="Does one decoder read as well as a decoder each?",
         reading=f"On average {methods[best]} reads best, with {two_way[best, proper, 0].mean():.1%}.",
-        chart=dots(rows, y="way", x="two-way identification", low="low", high="high"),
+        chart=(
+            dots(rows, y="both", x="two-way identification", low="low", high="high")
+            if len(drawn) <= MOST_DOTS
+            else heat(rows, x="way", y="subject", value="two-way identification")
+        ),
         data=data,
         n=n,
         interval="95 % bootstrap over items",
         source=f"{stored.source}/read",
+        notes=() if proper.all() else ("controls are in the table",),
     )
 
 

@@ -11,6 +11,7 @@ from fluoroscope.probes.degeneration import AttentionDegeneration
 from fluoroscope.probes.seq2seq import SourceRecall
 from fluoroscope.probes.subjects import SubjectsComparison
 from fluoroscope.reports import build_report
+from fluoroscope.reports.sections.subjects import _short
 
 STEPS = np.array([1, 2, 4])
 
@@ -118,3 +119,20 @@ def test_keeping_a_result_needs_no_model(tmp_path) -> None:
     keep(terminal, path, "again", recall())
     assert set(open_run(path).results) == {"recall", "again"}
     assert terminal.files == [str(path)] * 2
+
+
+def test_names_are_told_without_what_all_subjects_share() -> None:
+    names = ["bag of words", "M, random weights layers.20.resid_post",
+             "M layers.12.resid_post", "M layers.20.resid_post"]  # fmt: skip
+    proper = np.array([False, False, True, True])
+    short, shared = _short(names, proper)
+    assert short == ["bag of words", "random weights layers.20", "layers.12", "layers.20"]
+    assert shared == " Those that are no controls are resid_post of M."
+    mixed = ["M layers.1.resid_post", "N layers.1.mlp.out"]
+    assert _short(mixed, np.ones(2, bool)) == (mixed, "")
+    one = ["M layers.1.resid_post", "M layers.1.mlp.out"]
+    assert _short(one, np.ones(2, bool)) == (
+        ["layers.1.resid_post", "layers.1.mlp.out"],
+        " Those that are no controls are sites of M.",
+    )
+    assert _short(["a", "b"], np.ones(2, bool)) == (["a", "b"], "")
