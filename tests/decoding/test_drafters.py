@@ -44,8 +44,10 @@ from fluoroscope.decoding.students import (
     new_student,
     open_student,
     save_student,
+    training_prompts,
     write_texts,
 )
+from fluoroscope.decoding.students.distil import _states
 from fluoroscope.decoding.thrift import LONGEST_REST, N_JUDGED, TRIAL
 from fluoroscope.probes import wrap_model
 from fluoroscope.probes.errors import OptionError
@@ -494,6 +496,29 @@ def test_several_samples_of_one_prompt_differ_and_unknown_wishes_are_refused(tin
     for wish in ({"num_beams": 2}, {"return_dict_in_generate": True}):
         with pytest.raises(OptionError, match=f"{next(iter(wish))} must be"):
             tiny_llama.generate(ids(1), **options | wish)
+
+
+def test_no_text_held_out_is_taught(tiny_llama) -> None:
+    """Prompts are asked once, and texts that begin alike count as one."""
+    prompts = training_prompts(600)
+    assert len(set(prompts)) == 600
+    assert training_prompts(40) == prompts[:40]
+    twice = [ids(1, 12)[0].tolist()] * 9
+    with pytest.raises(OptionError, match="1 texts are too few to hold 4 out"):
+        distil(tiny_llama, twice, options=DistilOptions(held_out=4))
+    tails = [[*twice[0], n] for n in range(9)]
+    with pytest.raises(OptionError, match="1 texts are too few"):
+        distil(tiny_llama, tails, options=DistilOptions(held_out=4, length=12))
+
+
+def test_texts_read_together_give_what_each_gives_alone(tiny_llama) -> None:
+    rules = DistilOptions(n_shared=1)
+    texts = [ids(1, n, seed=n)[0].tolist() for n in (5, 12, 9)]
+    for together, text in zip(_states(tiny_llama, texts, rules), texts, strict=True):
+        (alone,) = _states(tiny_llama, [text], rules)
+        for one, other in zip(together, alone, strict=True):
+            assert one.shape == (len(text), 32)
+            torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-2)
 
 
 def test_students_learn_are_kept_and_refuse_strangers(tiny_llama, tmp_path) -> None:
